@@ -1,0 +1,1 @@
+"""Build time: from a PyTorch model or any ONNX file to an explainable ONNX file."""

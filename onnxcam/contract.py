@@ -1,0 +1,278 @@
+"""The contract of an explainable file: its tensor names and its JSON record.
+
+Both halves import these names; nothing else in the project spells them. The record is stored
+in the model's ``metadata_props`` under :data:`KEY`, so that ONNX Runtime reads it without the
+``onnx`` package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import BadRecord, NotExplainable, SchemaTooNew
+
+KEY = "onnxcam"  #: the metadata property that holds the record
+SCHEMA = 1  #: the newest schema that this version reads and the one it writes
+PREFIX = "cam."  #: every graph input and output that we add starts so
+CLASS_INDEX = "cam.class_index"  #: int64 [N]; -1 (the default) is each image's top class
+SEED = "cam.seed"  #: a cotangent in the score output's shape, where one was asked for
+TOP_CLASS = -1
+
+
+def activations_name(layer: str) -> str:
+    """The graph output that carries a layer's activations."""
+    return f"cam.activations.{layer}"
+
+
+def gradients_name(layer: str) -> str:
+    """The graph output that carries d score / d activations of a layer."""
+    return f"cam.gradients.{layer}"
+
+
+def heatmap_name(method: str) -> str:
+    """The graph output that carries a map computed inside the file."""
+    return f"cam.heatmap.{method}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a layer's tensor keeps its channels and its grid.
+
+    Attributes:
+        kind: ``NCHW``; ``NHWC``; or ``tokens``, a tensor (N, prefix + h*w, C).
+        prefix: tokens before the grid's (class, distillation and register tokens).
+        grid: (h, w) of the token grid, row by row; None unless ``tokens``.
+    """
+
+    kind: Literal["NCHW", "NHWC", "tokens"] = "NCHW"
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that a file explains.
+
+    Attributes:
+        name: what the user calls it: a module path, a node name or a tensor name.
+        tensor: the value of the source graph.
+        activations, gradients: the graph outputs, of equal shape and dtype.
+        layout: see :class:`Layout`.
+        shape: one entry per axis: a size, a symbol, or None where unknown.
+        head: ``gap-linear`` if only global average pooling and a linear map lie between the
+            layer and the score, so that the gradient is the classifier's weight over h*w and
+            CAM (Zhou et al. 2016) applies; None for any other head.
+    """
+
+    name: str
+    tensor: str
+    activations: str
+    gradients: str
+    layout: Layout = field(default_factory=Layout)
+    shape: tuple[int | str | None, ...] = ()
+    head: Literal["gap-linear"] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is explained.
+
+    Attributes:
+        output: the graph output that holds one score per class, (N, K) or (N, K, 1, 1).
+        tensor: the value that is differentiated: the logit before the output's softmax or
+            sigmoid, or the output itself.
+        activation: what lies between ``tensor`` and ``output``; None if they are the same.
+        probability: True if the output after its activation is explained instead of the logit.
+        classes: K, or None where the file does not say.
+    """
+
+    output: str
+    tensor: str
+    activation: Literal["softmax", "log_softmax", "sigmoid"] | None = None
+    probability: bool = False
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a photo becomes the model's input: value = (pixel * scale - mean) / std.
+
+    Attributes:
+        input: the graph input that takes the image.
+        size: (H, W) of the model's input in pixels.
+        fit: ``stretch`` to the size; ``crop``: resize the shorter side, then cut the centre;
+            ``letterbox``: fit the whole photo inside and pad.
+        resize: with ``crop``, the shorter side before cutting, or (H, W); None: the size itself.
+        interpolation: of the resize, with Pillow's antialiasing when it shrinks if ``antialias``.
+        channels: ``RGB``, ``BGR`` or ``L`` (one grey channel).
+        scale: factor on the 0-255 pixel value.
+        mean, std: one value per channel (in the order of ``channels``) or a single one.
+        layout: of the tensor.
+        pad_value: grey of the letterbox's bars, 0-255.
+        anchor: where the letterbox puts the photo.
+    """
+
+    input: str = ""
+    size: tuple[int, int] = (224, 224)
+    fit: Literal["stretch", "crop", "letterbox"] = "stretch"
+    resize: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "linear", "cubic", "lanczos", "area"] = "linear"
+    antialias: bool = True
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    pad_value: int = 114
+    anchor: Literal["center", "top-left"] = "center"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the file came from: the source's name, SHA-256 of its bytes ("" for a module)."""
+
+    name: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a runtime must know about an explainable file; see the module's docstring."""
+
+    layers: tuple[Layer, ...]
+    score: Score
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    fused: tuple[str, ...] = ()
+    source: Source = field(default_factory=Source)
+    tool_version: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Compact JSON; :meth:`from_json` gives an equal record back."""
+        body = {"schema": self.schema, **dataclasses.asdict(self)}
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Parse a record.
+
+        Raises:
+            SchemaTooNew: written by a newer onnxcam.
+            BadRecord: not JSON, or a field is missing or of the wrong type.
+        """
+        try:
+            body = json.loads(text)
+        except ValueError as e:
+            raise BadRecord(f"The file's onnxcam record is not JSON: {e}. Rewrite the source model.") from e
+        schema = body.get("schema") if isinstance(body, dict) else None
+        if not isinstance(schema, int):
+            raise BadRecord("The file's onnxcam record has no schema number. Rewrite the source model.")
+        if schema > SCHEMA:
+            raise SchemaTooNew(
+                f"The file's onnxcam record has schema {schema}; this version reads up to {SCHEMA}. "
+                "Upgrade onnxcam (`pip install -U onnxcam`) or rewrite the source model with this version."
+            )
+        try:
+            return typing.cast(Record, _build(cls, body, "record"))
+        except (TypeError, ValueError, KeyError) as e:
+            raise BadRecord(f"The file's onnxcam record is damaged: {e}. Rewrite the source model.") from e
+
+
+def read_record(metadata: Mapping[str, str], what: str = "the file") -> Record:
+    """The record in a model's metadata.
+
+    Args:
+        metadata: the model's metadata properties.
+        what: the file's name for the message.
+
+    Raises:
+        NotExplainable: there is none.
+        SchemaTooNew, BadRecord: see :meth:`Record.from_json`.
+    """
+    if KEY not in metadata:
+        raise NotExplainable(
+            f"{what} is an ONNX model but not an explainable one: it has no '{KEY}' record. "
+            "Make one with `onnxcam rewrite model.onnx -o model.cam.onnx`."
+        )
+    return Record.from_json(metadata[KEY])
+
+
+def make_preprocess(fields: Mapping[str, Any]) -> Preprocess:
+    """A :class:`Preprocess` from plain values (lists for tuples, a number for a one-tuple).
+
+    Raises:
+        ValueError: an unknown field or a value outside its field's choices.
+    """
+    plain = dict(fields)
+    for name in ("mean", "std"):
+        if isinstance(plain.get(name), (int, float)):
+            plain[name] = (float(plain[name]),)
+    if isinstance(plain.get("size"), int):
+        plain["size"] = (plain["size"], plain["size"])
+    known = [f.name for f in dataclasses.fields(Preprocess)]
+    unknown = sorted(set(plain) - set(known))
+    if unknown:
+        raise ValueError(f"Unknown preprocessing field {unknown[0]!r}; the fields are {', '.join(known)}.")
+    try:
+        made = typing.cast(Preprocess, _build(Preprocess, plain, "preprocess"))
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"Unusable preprocessing: {e}.") from e
+    if any(s == 0 for s in made.std) or made.scale == 0 or min(made.size) < 1:
+        raise ValueError("Unusable preprocessing: size, scale and std must not be zero.")
+    return made
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (plain JSON) as the annotated type ``kind``; TypeError or ValueError if it is not one."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{where} is not an object")
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        missing = [
+            n
+            for n, f in fields.items()
+            if n not in value
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(f"{where} has no '{missing[0]}'")
+        # Fields that we do not know are from a later revision of the same schema: ignored.
+        return kind(**{n: _build(hints[n], v, f"{where}.{n}") for n, v in value.items() if n in fields})  # type: ignore[operator]
+    if origin in (typing.Union, types.UnionType):
+        for arm in args:
+            try:
+                return _build(arm, value, where)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError(f"{where} is {value!r}")
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where} is {value!r}, not one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise TypeError(f"{where} is {value!r}, not a list")
+        if args[-1] is Ellipsis:
+            return tuple(_build(args[0], v, where) for v in value)
+        if len(args) != len(value):
+            raise ValueError(f"{where} has {len(value)} entries, not {len(args)}")
+        return tuple(_build(a, v, where) for a, v in zip(args, value, strict=True))
+    if kind is type(None):
+        if value is not None:
+            raise TypeError(f"{where} is not null")
+        return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{where} is {value!r}")
+    return value
