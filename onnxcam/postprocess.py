@@ -1,0 +1,153 @@
+"""From raw maps at layer resolution to heatmaps: rectify, scale, resize, fuse.
+
+:func:`heatmaps` is pytorch-grad-cam's pipeline, step for step, because its users compare: every map
+is scaled before it is enlarged, and the fused map is scaled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError, TensorError, nearest
+
+Maps: TypeAlias = NDArray[np.float32]  #: (B, h, w)
+
+EPSILON = 1e-7  #: added to a map's maximum before it divides; it keeps a map of zeros at zero
+
+
+def heatmaps(
+    layer_maps: Sequence[ArrayLike], size: tuple[int, int], rectify: bool = True, fuse: str = "mean"
+) -> Maps:
+    """Heatmaps of one or more layers' raw maps.
+
+    Args:
+        layer_maps: per layer (B, h, w), float, of any sign; the layers' grids may differ.
+        size: (H, W) of the result.
+        rectify: drop negative evidence first; False lets it take part in the scaling (CAM).
+        fuse: see :func:`fuse`.
+
+    Returns:
+        (B, H, W) float32 in [0, 1], each sample scaled on its own. A map without contrast (all
+        zeros, or nothing positive) is exactly zero everywhere.
+
+    Raises:
+        InputError: no layer, maps of the wrong shape, an unusable size or an unknown fusion.
+        TensorError: a map that is not finite.
+    """
+    enlarged = []
+    for raw in layer_maps:
+        maps = _checked(raw)
+        maps = np.maximum(maps, 0) if rectify else maps.copy()
+        enlarged.append(resize(_scale(maps), size))
+    # The library also rectifies here; scaled maps and their linear interpolations are never negative.
+    return _scale(_fuse(enlarged, fuse))
+
+
+def scale(maps: ArrayLike) -> Maps:
+    """Each sample moved and stretched to [0, 1]: z = M - min M, then z / (max z + 1e-7).
+
+    Args:
+        maps: (B, h, w), float.
+
+    Returns:
+        (B, h, w) float32; zero everywhere for a sample that is constant.
+
+    Raises:
+        InputError: maps of the wrong shape.
+        TensorError: a map that is not finite.
+    """
+    return _scale(_checked(maps).copy())
+
+
+def resize(maps: ArrayLike, size: tuple[int, int]) -> Maps:
+    """Maps at another size: linear, half-pixel centres, edges repeated, no antialiasing.
+
+    Args:
+        maps: (B, h, w), float.
+        size: (H, W).
+
+    Returns:
+        (B, H, W) float32, a new array.
+
+    Raises:
+        InputError: maps of the wrong shape or an unusable size.
+    """
+    checked = np.ascontiguousarray(_checked(maps))
+    try:
+        height, width = (int(n) for n in size)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"The size of a heatmap is (height, width), not {size!r}.") from e
+    if height < 1 or width < 1:
+        raise InputError(f"The size of a heatmap is at least 1×1, not {height}×{width}.")
+    resized = np.empty((len(checked), height, width), np.float32)
+    for source, target in zip(checked, resized, strict=True):
+        cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
+    """The maps of several layers as one.
+
+    Args:
+        maps: per layer (B, H, W), float, of equal shape.
+        how: ``mean``, ``max`` or ``product``, cell by cell.
+
+    Returns:
+        (B, H, W) float32, not scaled again.
+
+    Raises:
+        InputError: no layer, maps of different shapes, or an unknown ``how``.
+    """
+    if how not in _FUSIONS:
+        raise InputError(
+            f"No fusion {how!r}.{nearest(str(how), [*_FUSIONS])} There are: {', '.join(_FUSIONS)}."
+        )
+    checked = [_checked(m) for m in maps]
+    if not checked:
+        raise InputError("There is no layer's map to fuse.")
+    shapes = [m.shape for m in checked]
+    if len(set(shapes)) > 1:
+        raise InputError(f"Maps of equal shape can be fused, not of {', '.join(map(str, shapes))}.")
+    return checked[0] if len(checked) == 1 else _FUSIONS[how](np.stack(checked))
+
+
+_fuse = fuse  # `heatmaps` has an argument of that name
+
+_FUSIONS: dict[str, Callable[[NDArray[np.float32]], Maps]] = {
+    "mean": lambda stacked: np.mean(stacked, axis=0),
+    "max": lambda stacked: np.max(stacked, axis=0),
+    "product": lambda stacked: np.prod(stacked, axis=0),
+}
+
+
+def _checked(maps: ArrayLike) -> Maps:
+    """``maps`` as float32 (B, h, w), itself where it is one already."""
+    with np.errstate(over="ignore"):  # beyond float32: found below
+        array = np.asarray(maps, np.float32)
+    if array.ndim != 3 or 0 in array.shape[1:]:
+        raise InputError(f"Maps have the shape (batch, height, width), not {array.shape}.")
+    _refuse_broken(~np.isfinite(array).all(axis=(1, 2)))
+    return array
+
+
+def _scale(maps: Maps) -> Maps:
+    """Scale in place: at image size a second buffer costs more than the arithmetic."""
+    with np.errstate(over="ignore"):  # a range beyond float32: found below
+        maps -= maps.min(axis=(1, 2), keepdims=True)
+    high: NDArray[np.float32] = maps.max(axis=(1, 2), keepdims=True)
+    _refuse_broken(~np.isfinite(high[:, 0, 0]))
+    maps /= high + np.float32(EPSILON)
+    return maps
+
+
+def _refuse_broken(broken: Any) -> None:
+    if broken.any():
+        raise TensorError(
+            f"The map of image {np.flatnonzero(broken)[0]} of the batch is not finite: activations or "
+            "gradients of the model overflow. A float16 model may need its float32 version."
+        )
