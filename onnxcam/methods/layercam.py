@@ -12,8 +12,8 @@ def layercam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> 
     """Each cell weighted by its own gradient where that is positive.
 
     Jiang, Zhang, Hou, Cheng and Wei, "LayerCAM: Exploring Hierarchical Class Activation Maps for
-    Localization", IEEE Transactions on Image Processing 30, 2021, eq. 5 to 7:
-    M = Σ_k relu(G^k) ⊙ A^k. Made for early layers as well as the last. The ReLU of eq. 7 is the
+    Localization", IEEE Transactions on Image Processing 30, 2021:
+    M = Σ_k relu(G^k) ⊙ A^k. Made for early layers as well as the last. The paper's final ReLU is the
     post-processing's, and so is the fusion of several layers.
 
     Args:

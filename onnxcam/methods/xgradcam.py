@@ -12,7 +12,7 @@ def xgradcam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> 
     """Each channel weighted by the mean of its gradient, weighted in turn by the activation.
 
     Fu, Hu, Dong, Guo, Gao and Li, "Axiom-based Grad-CAM: Towards Accurate Visualization and
-    Explanation of CNNs", BMVC 2020, eq. 8: α_k = Σ_ij (A^k_ij / Σ_ab A^k_ab) G^k_ij. The sum of M
+    Explanation of CNNs", BMVC 2020: α_k = Σ_ij (A^k_ij / Σ_ab A^k_ab) G^k_ij. The sum of M
     over the grid is that of HiResCAM.
 
     A channel whose activations add up to exactly zero (a dead one) has its denominator taken as 1.
