@@ -1,0 +1,25 @@
+"""The gradient rules, by operator family. A new module is added to the import below."""
+
+from . import (
+    convolution,
+    indexing,
+    linear,
+    nondifferentiable,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    shape,
+)
+
+__all__ = [
+    "convolution",
+    "indexing",
+    "linear",
+    "nondifferentiable",
+    "normalization",
+    "pointwise",
+    "pooling",
+    "reduction",
+    "shape",
+]

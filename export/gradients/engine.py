@@ -1,0 +1,356 @@
+"""The reverse walk: from a score back to the values asked for, and no further.
+
+The engine owns what no rule should know: which nodes lie on the way (activity), broadcasting,
+accumulation, gradients that are mostly zero, operators that must be expanded, and the pruning of
+what turned out unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ...errors import LayerNotOnPath, NoGradientRule, ShapeUnknown
+from . import rules as _rules  # noqa: F401  (importing it fills the registry)
+from .builder import Builder, Dims, Var, dims_of
+from .cotangent import Cotangent, Window, dense, total, window
+from .expand import expand
+from .locality import input_axes
+from .registry import NotConstant, Rule, call, find_rule, input_name, stop_reason
+
+#: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
+#: down to the input's. MatMul broadcasts all but its last two axes, Gemm only its C.
+BROADCASTING = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "PRelu", "MatMul", "Expand", "Mod"])
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A place where the gradient cannot go on."""
+
+    node: ir.Node
+    wrt: str
+    reason: str
+    opset: int
+
+    def __str__(self) -> str:
+        domain = f"{self.node.domain}." if self.node.domain else ""
+        return (
+            f"  {domain}{self.node.op_type} (opset {self.opset})  node {_label(self.node)!r}  "
+            f"input {self.wrt}: {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the walk: which of its inputs the gradient flows to, or the body it goes through."""
+
+    node: ir.Node
+    indices: tuple[int, ...]
+    body: Mapping[ir.Value, ir.Value] | None = None
+
+
+def differentiate(
+    op: Builder, of: ir.Value, seed: Var, wrt: Sequence[ir.Value], name: str = ""
+) -> dict[ir.Value, Var]:
+    """Append the gradient of ``sum(of * seed)`` with respect to values of the graph.
+
+    Args:
+        op: the builder of the graph; shapes inferred, functions inlined.
+        of: the value to differentiate.
+        seed: its cotangent, in its shape.
+        wrt: graph inputs or intermediate values.
+        name: what to call ``of`` in messages; its own name if empty.
+
+    Returns:
+        For each value of ``wrt`` its gradient, in its shape.
+
+    Raises:
+        LayerNotOnPath: ``of`` does not depend on one of them.
+        NoGradientRule: operators on the way have no gradient: all of them are listed.
+        ShapeUnknown: a rule needs a shape that the graph does not know.
+    """
+    name = name or of.name or "the score"
+    walk = _Walk(op, of, wrt)
+    for value in wrt:
+        if not walk.leads_from(value):
+            raise LayerNotOnPath(_not_on_path(value, name, walk.stopped))
+    if walk.gaps:
+        raise NoGradientRule(_gap_message(walk.gaps, wrt, name))
+    gradients = _reverse(op, walk, of, seed, wrt)
+    if walk.gaps:
+        raise NoGradientRule(_gap_message(walk.gaps, wrt, name))
+    for value in wrt:
+        if value not in gradients:
+            raise LayerNotOnPath(_not_on_path(value, name, walk.stopped))
+    return gradients
+
+
+class _Walk:
+    """What lies between the values asked for and the score: steps in forward order, and gaps."""
+
+    def __init__(self, op: Builder, of: ir.Value, wrt: Sequence[ir.Value]) -> None:
+        self.op = op
+        self.gaps: list[Gap] = []
+        self.stopped: list[tuple[ir.Node, str]] = []
+        self.reached = set(wrt)
+        ancestors = _ancestors(of)
+        self.steps = self._plan([n for n in op.graph if n in ancestors])
+        self._of = of
+
+    def leads_from(self, value: ir.Value) -> bool:
+        """Whether the score was reached from this value along the planned steps."""
+        seen = {value}
+        for step in self.steps:
+            if any(step.node.inputs[i] in seen for i in step.indices):
+                seen.update(step.node.outputs)
+        seen.update(v for g in self.gaps for v in g.node.outputs)
+        return self._of in seen
+
+    def _plan(self, nodes: Iterable[ir.Node]) -> list[Step]:
+        steps: list[Step] = []
+        for node in nodes:
+            indices = self._carrying(node)
+            if not indices:
+                continue
+            opset = self.op.opset
+            names = [input_name(node, i, opset) for i in indices]
+            missing = [n for n in names if find_rule(node, n, opset) is None]
+            outputs = [v for v in node.outputs if _is_float(v)]
+            if not missing:
+                steps.append(Step(node, indices))
+            else:
+                before = len(self.op.added)
+                with self.op.working_on(f"definition of {node.op_type}", node.name or ""):
+                    body = expand(self.op, node)
+                if body is None:
+                    self.gaps += [Gap(node, n, "no gradient rule", opset) for n in missing]
+                else:
+                    steps += self._plan(self.op.added[before:])
+                    steps.append(Step(node, indices, body))
+                    outputs = [v for v in outputs if body.get(v) in self.reached]
+            self.reached.update(outputs)
+        return steps
+
+    def _carrying(self, node: ir.Node) -> tuple[int, ...]:
+        """The inputs through which the score depends on the values asked for."""
+        indices = []
+        for i, value in enumerate(node.inputs):
+            if value not in self.reached or value is None or not _is_float(value):
+                continue
+            reason = stop_reason(node, input_name(node, i, self.op.opset))
+            if reason is None:
+                indices.append(i)
+            else:
+                self.stopped.append((node, reason))
+        if any(v in self.reached for v in _captured(node)):
+            self.gaps.append(Gap(node, "(captured)", "control flow has no gradient", self.op.opset))
+        return tuple(indices)
+
+
+def _reverse(
+    op: Builder, walk: _Walk, of: ir.Value, seed: Var, wrt: Sequence[ir.Value]
+) -> dict[ir.Value, Var]:
+    """Apply the rules from the last step to the first."""
+    flowing: dict[ir.Value, list[Cotangent]] = {of: [seed]}
+    found: dict[ir.Value, Var] = {}
+    targets = set(wrt)
+
+    def collect(value: ir.Value) -> Cotangent | None:
+        parts = flowing.pop(value, None)
+        if not parts:
+            return None
+        g = total(op, parts)
+        if value in targets:
+            found[value] = g = dense(op, g)
+        return g
+
+    for step in reversed(walk.steps):
+        node = step.node
+        gs = [collect(v) for v in node.outputs]
+        if all(g is None for g in gs):
+            continue
+        if step.body is not None:
+            for v, g in zip(node.outputs, gs, strict=True):
+                if g is not None:
+                    flowing.setdefault(step.body[v], []).append(g)
+            continue
+        for index in step.indices:
+            wrt_name = input_name(node, index, op.opset)
+            rule = find_rule(node, wrt_name, op.opset)
+            assert rule is not None
+            try:
+                with op.working_on(rule.name, node.name or node.op_type):
+                    g = _apply(op, rule, node, index, gs)
+            except NotConstant as e:
+                walk.gaps.append(Gap(node, wrt_name, str(e), op.opset))
+                continue
+            value = node.inputs[index]
+            assert value is not None
+            flowing.setdefault(value, []).append(g)
+    for value in wrt:
+        collect(value)
+    return found
+
+
+def _apply(op: Builder, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:
+    """One rule, on a stretch of the tensors if the gradient is zero elsewhere and the node allows it."""
+    alone = gs[0] if sum(g is not None for g in gs) == 1 else None
+    if isinstance(alone, Window):
+        axes = input_axes(node, alone.axis)
+        if axes is not None and not _ambiguous(node, axes):
+            return _apply_on_stretch(op, rule, node, index, alone, axes)
+    full = [None if g is None else dense(op, g) for g in gs]
+    g = call(rule, op, node, index, full, op.wrap)
+    value = node.inputs[index]
+    assert value is not None
+    if isinstance(g, Window):
+        return g
+    return _finish(op, node, g, dims_of(node.outputs[0]), index, op.wrap(value))
+
+
+def _apply_on_stretch(
+    op: Builder, rule: Rule, node: ir.Node, index: int, g: Window, axes: Sequence[int | None]
+) -> Cotangent:
+    where = {v: a for v, a in zip(node.inputs, axes, strict=True) if v is not None}
+    where |= dict.fromkeys(node.outputs, g.axis)
+
+    def view(value: ir.Value) -> Var:
+        x, axis = op.wrap(value), where.get(value)
+        return x if axis is None else op.slice(x, [g.start], [g.end], [axis])
+
+    part = call(rule, op, node, index, [g.part, *[None] * (len(node.outputs) - 1)], view)
+    axis = axes[index]
+    value = node.inputs[index]
+    assert value is not None
+    if isinstance(part, Window):  # a stretch of a stretch: one of the two is filled in
+        part = part.dense(op)
+    x = op.wrap(value)
+    stretch = Var(value, op, tuple(g.length if k == axis else d for k, d in enumerate(x.shape)))
+    out = tuple(g.length if k == g.axis else d for k, d in enumerate(dims_of(node.outputs[0]) or ()))
+    part = _finish(op, node, part, out, index, stretch if axis is not None else x)
+    return part if axis is None else window(op, part, x, axis, g.start, g.length)
+
+
+def _finish(op: Builder, node: ir.Node, g: Var, out: Dims | None, index: int, x: Var) -> Var:
+    """Undo broadcasting, and note the shape that the gradient now has: that of its input."""
+    if node.op_type in BROADCASTING or (node.op_type == "Gemm" and index == 2):
+        g = sum_to(op, Var(g.value, op, _rule_dims(node, out, index)), x)
+    elif node.op_type == "MatMul":
+        g = sum_to(op, g, x) if g.dims is not None and x.dims is not None else g
+    if g.dims != x.dims and x.dims is not None:
+        g = Var(g.value, op, x.dims)
+    if g.value.shape is None and x.dims is not None and g.value.producer() in op.added[-64:]:
+        g.value.shape = ir.Shape(x.dims)
+    return g
+
+
+def sum_to(op: Builder, g: Var, x: Var) -> Var:
+    """Sum ``g`` down to the shape of ``x``, which was broadcast to the shape of ``g``."""
+    source, target = g.shape, x.shape
+    lead = len(source) - len(target)
+    pairs = list(zip(source[lead:], target, strict=True))
+    if all((a == b and b is not None) or b == 1 or isinstance(b, int) for a, b in pairs):
+        g = op.sum(g, range(lead), keepdims=False)
+        stretched = [k for k, (a, b) in enumerate(pairs) if b == 1 and a != 1]
+        return op.sum(g, stretched)
+    # Sizes that only the run time knows: sum where they turn out to differ.
+    padded = op.shape_of(x)
+    if lead:
+        padded = op.Concat([1] * lead, padded, axis=0)
+    differ = op.Not(op.Equal(padded, op.Shape(g)))
+    axes = op.Squeeze(op.NonZero(differ), [0])
+    g = op.ReduceSum(g, axes, keepdims=1, noop_with_empty_axes=1)
+    return op.Reshape(g, op.shape_of(x), dims=x.dims)  # type: ignore[no-any-return]
+
+
+def _rule_dims(node: ir.Node, out: Dims | None, index: int) -> Dims | None:
+    """The shape in which a broadcasting operator's rule returns its gradient."""
+    if node.op_type != "MatMul":
+        return out
+    return None
+
+
+def _ambiguous(node: ir.Node, axes: Sequence[int | None]) -> bool:
+    """Whether one value stands at two inputs with its cells on different axes."""
+    seen: dict[ir.Value, int | None] = {}
+    return any(
+        v is not None and seen.setdefault(v, a) != a for v, a in zip(node.inputs, axes, strict=True)
+    )
+
+
+def _ancestors(of: ir.Value) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    stack = [of]
+    while stack:
+        node = stack.pop().producer()
+        if node is not None and node not in found:
+            found.add(node)
+            stack += [v for v in node.inputs if v is not None]
+            stack += _captured(node)
+    return found
+
+
+def _captured(node: ir.Node) -> list[ir.Value]:
+    """Outer values that the subgraphs of a control-flow node read."""
+    captured: list[ir.Value] = []
+    for attribute in node.attributes.values():
+        graphs = (
+            [attribute.value]
+            if attribute.type == ir.AttributeType.GRAPH
+            else attribute.value
+            if attribute.type == ir.AttributeType.GRAPHS
+            else []
+        )
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                captured += [v for v in inner.inputs if v is not None and v.graph is not graph]
+    return captured
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _label(node: ir.Node) -> str:
+    return node.name or (node.outputs[0].name if node.outputs else "") or "(unnamed)"
+
+
+def _not_on_path(value: ir.Value, name: str, stopped: Sequence[tuple[ir.Node, str]]) -> str:
+    text = f"The score {name!r} does not depend on the layer {value.name!r}: no gradient can reach it."
+    if stopped:
+        node, reason = stopped[0]
+        text += f" On the way, {node.op_type} {_label(node)!r} lets nothing through ({reason})."
+    return text + " Choose a layer before the score: `onnxcam layers MODEL` lists those that work."
+
+
+def _gap_message(gaps: Sequence[Gap], wrt: Sequence[ir.Value], name: str) -> str:
+    layers = ", ".join(repr(v.name) for v in wrt)
+    listed = "\n".join(dict.fromkeys(str(g) for g in gaps))
+    count = len({g.node for g in gaps})
+    return (
+        f"{count} operator{'s' if count > 1 else ''} between {layers} and {name!r} "
+        f"cannot be differentiated:\n{listed}\n"
+        "Choose a later layer (`onnxcam layers MODEL` lists those that work), a score that lies before "
+        'them, or add the rules: README, "Adding a gradient rule".'
+    )
+
+
+def prune(op: Builder) -> None:
+    """Remove what the builder added and nothing uses."""
+    for node in reversed(op.added):
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            op.graph.remove(node, safe=True)
+    for name, value in list(op.graph.initializers.items()):
+        ours = value.name is not None and value.name.startswith("onnxcam/")
+        if ours and not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del op.graph.initializers[name]
+
+
+def shape_unknown(value: ir.Value) -> ShapeUnknown:
+    """The error for a value whose shape a rule needs."""
+    return ShapeUnknown(
+        f"The gradient needs the shape of {value.name!r}, which shape inference could not find. "
+        "Fix the model's input sizes (`input_shapes=`), or export it with static shapes."
+    )

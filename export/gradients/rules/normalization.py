@@ -1,0 +1,88 @@
+"""Normalizations at inference, in primitives: TensorRT gives LayerNormalization's Y alone."""
+
+from collections.abc import Sequence
+
+from ..builder import Builder, Dim, Var
+from ..registry import vjp
+
+
+def _mean(op: Builder, x: Var, axes: Sequence[int]) -> Var:
+    return op.sum(x, axes) / op.count(x, axes)
+
+
+def _standardized(
+    op: Builder, g: Var, x: Var, axes: Sequence[int], epsilon: float, centred: bool = True
+) -> Var:
+    """The gradient of x -> (x - mean) / sqrt(var + epsilon) over axes, given that of its result.
+
+    dx = (g - mean(g) - y mean(g y)) / sigma with y the result; without centring the means of x and of
+    g drop out.
+    """
+    if centred:
+        x = x - _mean(op, x, axes)
+    deviation = op.Sqrt(_mean(op, x * x, axes) + epsilon)
+    y = x / deviation
+    inner = y * _mean(op, g * y, axes)
+    if centred:
+        g = g - _mean(op, g, axes)
+    return (g - inner) / deviation
+
+
+def _per_channel(op: Builder, v: Var, rank: int) -> Var:
+    """(C) as (1, C, 1, ...)."""
+    dims: list[Dim] = [1] * rank
+    dims[1] = v.shape[0]
+    return op.reshape(v, dims)
+
+
+@vjp("BatchNormalization", wrt="X")
+def batch_normalization_x(
+    op: Builder, gs: Sequence[Var | None], X: Var, scale: Var, input_var: Var, *, epsilon: float
+) -> Var:
+    g = gs[0]
+    assert g is not None
+    # The running statistics are constants: ONNX Runtime folds the factor at load.
+    factor = scale / op.Sqrt(input_var + epsilon)
+    return g * op.cast(_per_channel(op, factor, X.rank), g.dtype)
+
+
+@vjp("LayerNormalization", wrt="X")
+def layer_normalization_x(
+    op: Builder, gs: Sequence[Var | None], X: Var, Scale: Var, *, axis: int, epsilon: float
+) -> Var:
+    g = gs[0]
+    assert g is not None
+    return _standardized(op, g * Scale, X, range(axis % X.rank, X.rank), epsilon)
+
+
+@vjp("RMSNormalization", wrt="X")
+def rms_normalization_x(op: Builder, g: Var, X: Var, scale: Var, *, axis: int, epsilon: float) -> Var:
+    return _standardized(op, g * scale, X, range(axis % X.rank, X.rank), epsilon, centred=False)
+
+
+@vjp("InstanceNormalization", wrt="input")
+def instance_normalization_input(op: Builder, g: Var, input: Var, scale: Var, *, epsilon: float) -> Var:
+    return _standardized(
+        op, g * _per_channel(op, scale, input.rank), input, range(2, input.rank), epsilon
+    )
+
+
+@vjp("GroupNormalization", wrt="X", since=21)
+def group_normalization_x(
+    op: Builder, g: Var, X: Var, scale: Var, *, epsilon: float, num_groups: int
+) -> Var:
+    channels = X.shape[1]
+    size = channels // num_groups if isinstance(channels, int) else None
+    grouped = (X.shape[0], num_groups, size, *X.shape[2:])
+    split = [0, num_groups, -1, *[d if isinstance(d, int) else 0 for d in X.shape[2:]]]
+    # A size of 0 copies the axis at the same place, which the split has moved: only sizes that are
+    # known, or one unknown, can be written down.
+    if not all(isinstance(d, int) for d in X.shape[2:]) or not isinstance(size, int):
+        raise op.shape_unknown(X.value)
+    split[2] = size
+
+    def fold(x: Var) -> Var:
+        return op.Reshape(x, split, dims=grouped)  # type: ignore[no-any-return]
+
+    weighted = fold(g * _per_channel(op, scale, X.rank))
+    return op.reshape_like(_standardized(op, weighted, fold(X), range(2, len(grouped)), epsilon), X)

@@ -1,0 +1,70 @@
+"""Reductions: the gradient goes back to every cell that was reduced."""
+
+from ..builder import Builder, Var
+from ..registry import vjp
+
+
+def _axes(data: Var, axes: tuple[int, ...] | None, noop_with_empty_axes: int) -> list[int]:
+    if not axes:
+        return [] if noop_with_empty_axes else list(range(data.rank))
+    return sorted(a % data.rank for a in axes)
+
+
+def _restored(op: Builder, x: Var, data: Var, axes: list[int], keepdims: int) -> Var:
+    """A reduced tensor with its reduced axes back, of size 1."""
+    if keepdims or not axes:
+        return x
+    dims = tuple(1 if k in axes else d for k, d in enumerate(data.shape))
+    return op.Unsqueeze(x, axes, dims=dims)  # type: ignore[no-any-return]
+
+
+@vjp("ReduceSum", wrt="data")
+def reduce_sum_data(
+    op: Builder, g: Var, data: Var, *, axes: tuple[int, ...] | None, keepdims: int, noop_with_empty_axes: int
+) -> Var:
+    over = _axes(data, axes, noop_with_empty_axes)
+    return op.expand_like(_restored(op, g, data, over, keepdims), data)
+
+
+@vjp("ReduceMean", wrt="data")
+def reduce_mean_data(
+    op: Builder, g: Var, data: Var, *, axes: tuple[int, ...] | None, keepdims: int, noop_with_empty_axes: int
+) -> Var:
+    over = _axes(data, axes, noop_with_empty_axes)
+    return op.expand_like(_restored(op, g / op.count(data, over), data, over, keepdims), data)
+
+
+@vjp("ReduceMax", wrt="data")
+@vjp("ReduceMin", wrt="data")
+def reduce_extreme_data(
+    op: Builder,
+    g: Var,
+    data: Var,
+    reduced: Var,
+    *,
+    axes: tuple[int, ...] | None,
+    keepdims: int,
+    noop_with_empty_axes: int,
+) -> Var:
+    # Cells that tie share the gradient, as in torch.amax.
+    over = _axes(data, axes, noop_with_empty_axes)
+    hit = op.mask(op.Equal(data, _restored(op, reduced, data, over, keepdims)), g)
+    return _restored(op, g, data, over, keepdims) * hit / op.sum(hit, over)
+
+
+@vjp("ReduceL2", wrt="data")
+def reduce_l2_data(
+    op: Builder,
+    g: Var,
+    data: Var,
+    reduced: Var,
+    *,
+    axes: tuple[int, ...] | None,
+    keepdims: int,
+    noop_with_empty_axes: int,
+) -> Var:
+    # At the origin the norm has no gradient; torch takes 0.
+    over = _axes(data, axes, noop_with_empty_axes)
+    norm = _restored(op, reduced, data, over, keepdims)
+    unit = data / op.where(norm > 0, norm, 1.0)
+    return _restored(op, g, data, over, keepdims) * unit

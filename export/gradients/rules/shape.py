@@ -1,0 +1,165 @@
+"""Rules of operators that only move values: reshape, transpose, join, cut, repeat."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..builder import Builder, Var
+from ..cotangent import Cotangent, Window, window
+from ..registry import NotConstant, vjp
+from .indexing import picked_along
+
+
+@vjp("Reshape", wrt="data")
+def reshape_data(op: Builder, g: Var, data: Var) -> Var:
+    return op.reshape_like(g, data)
+
+
+@vjp("Flatten", wrt="input")
+def flatten_input(op: Builder, g: Var, input: Var) -> Var:
+    return op.reshape_like(g, input)
+
+
+@vjp("Squeeze", wrt="data")
+@vjp("Unsqueeze", wrt="data")
+def squeeze_data(op: Builder, g: Var, data: Var) -> Var:
+    return op.reshape_like(g, data)
+
+
+@vjp("Transpose", wrt="data")
+def transpose_data(op: Builder, g: Var, data: Var, *, perm: tuple[int, ...] | None) -> Var:
+    order = list(perm) if perm is not None else list(reversed(range(data.rank)))
+    return op.transpose(g, [order.index(k) for k in range(len(order))])
+
+
+@vjp("Expand", wrt="input")
+def expand_input(g: Var) -> Var:
+    return g
+
+
+@vjp("Concat", wrt="inputs")
+def concat_inputs(op: Builder, g: Var, inputs: tuple[Var, ...], index: int, *, axis: int) -> Var:
+    axis %= g.rank
+    start: Any = 0
+    for x in inputs[:index]:
+        start = start + op.dim(x, axis)
+    end = start + op.dim(inputs[index], axis)
+    return op.slice(g, op.vector([start]), op.vector([end]), [axis])
+
+
+@vjp("Split", wrt="input")
+def split_input(op: Builder, gs: Sequence[Var | None], input: Var, outputs: tuple[Var, ...], *, axis: int) -> Cotangent:
+    axis %= input.rank
+    sizes = [op.dim(o, axis) for o in outputs]
+    flowing = [k for k, g in enumerate(gs) if g is not None]
+    if len(flowing) == 1 and all(isinstance(n, int) for n in sizes[: flowing[0] + 1]):
+        k = flowing[0]
+        g = gs[k]
+        assert g is not None
+        return window(op, g, input, axis, sum(sizes[:k]), sizes[k])  # type: ignore[arg-type]
+    parts = [op.zeros_like(o) if g is None else g for g, o in zip(gs, outputs, strict=True)]
+    return op.Concat(*parts, axis=axis, dims=input.dims)  # type: ignore[no-any-return]
+
+
+@vjp("Slice", wrt="data")
+def slice_data(op: Builder, g: Var, data: Var, starts: Var, ends: Var, axes: Var | None, steps: Var | None) -> Cotangent:
+    along = op.ints(axes) if axes is not None else tuple(range(len(op.ints(starts) or starts.shape)))
+    if along is None:
+        raise NotConstant("its input axes is computed at run time")
+    stride = (1,) * len(along) if steps is None else op.ints(steps)
+    if stride is None:
+        raise NotConstant("its input steps is computed at run time")
+    first, last = op.ints(starts), op.ints(ends)
+    out: Cotangent = g
+    for k, axis in enumerate(a % data.rank for a in along):
+        n = data.shape[axis]
+        wanted = None
+        if first is not None and last is not None and isinstance(n, int):
+            wanted = range(*slice(first[k], _end(last[k], stride[k]), stride[k]).indices(n))
+        elif first is not None and stride[k] == 1 and first[k] >= 0 and isinstance(g.shape[axis], int):
+            wanted = range(first[k], first[k] + g.shape[axis])  # type: ignore[operator]
+        out = _uncut(op, out, data, axis, wanted, k, starts, ends, stride[k])
+    return out
+
+
+def _uncut(
+    op: Builder,
+    g: Cotangent,
+    data: Var,
+    axis: int,
+    wanted: range | None,
+    k: int,
+    starts: Var,
+    ends: Var,
+    step: int,
+) -> Cotangent:
+    if isinstance(g, Window):
+        g = g.dense(op)
+    if wanted is not None and wanted.step == 1:
+        # Only the last axis that is cut stays a stretch; those before are filled in on the way.
+        return window(op, g, Var(data.value, op, _mixed(g, data, axis)), axis, wanted.start, len(wanted))
+    n = data.shape[axis]
+    if wanted is not None and isinstance(n, int):
+        return picked_along(op, g, axis, np.asarray(wanted), n)
+    if step != 1:
+        raise NotConstant("its step is not 1 and its bounds are computed at run time")
+    # Bounds of the run time: what the same Slice does to 0, 1, 2, ... tells where it began.
+    size = op.dim(data, axis)
+    counted = op.Slice(op.iota(data, axis), _entry(op, starts, k), _entry(op, ends, k), [0])
+    begin = op.Squeeze(op.slice(counted, [0], [1], [0]), [0], dims=())
+    begins: list[Any] = [0] * g.rank
+    tails: list[Any] = [0] * g.rank
+    begins[axis], tails[axis] = begin, size - begin - op.dim(g, axis)
+    padded = op.pad(g, begins, tails)
+    return Var(padded.value, op, tuple(n if a == axis else d for a, d in enumerate(g.shape)))
+
+
+def _mixed(g: Var, data: Var, axis: int) -> tuple[Any, ...]:
+    return tuple(data.shape[a] if a == axis else d for a, d in enumerate(g.shape))
+
+
+def _entry(op: Builder, bounds: Var, k: int) -> Var:
+    return op.slice(bounds, [k], [k + 1], [0])
+
+
+def _end(end: int, step: int) -> int | None:
+    return None if step < 0 and end < -(2**31) else end
+
+
+@vjp("Pad", wrt="data")
+def pad_data(op: Builder, g: Var, data: Var, *, pads: tuple[int, ...], axes: tuple[int, ...] | None, mode: str) -> Var:
+    over = [a % data.rank for a in axes] if axes else list(range(data.rank))
+    for k, axis in enumerate(over):
+        begin, end = pads[k], pads[k + len(over)]
+        if begin == end == 0:
+            continue
+        n = data.shape[axis]
+        if mode == "constant":
+            g = _unpadded(op, g, data, axis, begin, end)
+        elif isinstance(n, int):
+            source = np.pad(np.arange(n), (max(begin, 0), max(end, 0)), mode=mode)  # type: ignore[call-overload]
+            source = source[max(-begin, 0) : len(source) - max(-end, 0)]
+            g = picked_along(op, g, axis, source, n)
+        else:
+            raise op.shape_unknown(data.value)
+    return g
+
+
+def _unpadded(op: Builder, g: Var, data: Var, axis: int, begin: int, end: int) -> Var:
+    """The adjoint of constant padding: cut what was added, refill what a negative pad cut."""
+    start = max(begin, 0)
+    stop = op.dim(data, axis) + start - max(-begin, 0) - max(-end, 0)
+    g = op.slice(g, [start], op.vector([stop]), [axis])
+    begins, ends = [0] * g.rank, [0] * g.rank
+    begins[axis], ends[axis] = max(-begin, 0), max(-end, 0)
+    g = op.pad(g, begins, ends)
+    return Var(g.value, op, tuple(data.shape[axis] if a == axis else d for a, d in enumerate(g.shape)))
+
+
+@vjp("Tile", wrt="input")
+def tile_input(op: Builder, g: Var, input: Var, *, repeats: tuple[int, ...]) -> Var:
+    split: list[Any] = [v for r, d in zip(repeats, [op.dim(input, a) for a in range(input.rank)], strict=True) for v in (r, d)]
+    apart = op.reshape(g, split)
+    return op.reshape_like(op.sum(apart, range(0, 2 * input.rank, 2), keepdims=False), input)
+
