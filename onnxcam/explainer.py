@@ -1,0 +1,383 @@
+"""Explainer: the front door. A file is opened once and explains for as long as it lives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import feeds as inputs
+from . import images as photos
+from . import methods, postprocess, preprocess, rows, targets
+from .contract import PREFIX, TOP_CLASS, Layer, Layout, Preprocess, Record
+from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
+from .methods import Method
+from .providers import Provider
+from .result import Explanation
+from .rows import Rows
+from .session import Node, Session
+from .targets import Targets
+
+
+class Explainer:
+    """Predictions of an explainable file, and the reasons for them.
+
+    One ONNX Runtime session for its whole life; the calls are safe from several threads at once.
+    Method, target and layers are chosen per call.
+
+    Example:
+        >>> explainer = Explainer("resnet50.cam.onnx")  # doctest: +SKIP
+        >>> explainer.explain("cat.jpg", method="layercam", target="tabby").overlay()  # doctest: +SKIP
+
+    Args:
+        model: a path, or the bytes of the file.
+        providers: ONNX Runtime's execution providers in order of preference, by full or short name
+            ("cuda"), or (name, options). None: CUDA if this ONNX Runtime was built with it, else
+            the CPU.
+        provider_options: of the one provider, or one mapping per provider.
+        session_options: an ``onnxruntime.SessionOptions``, used as it is, or a mapping of its
+            attributes and (with a dot in the name) configuration entries.
+        allow_fallback: go on without a provider that does not work, instead of raising.
+        preprocess: what to do with photos instead of what the file says: a preset's name, fields or
+            a record.
+        labels: one per class, instead of the file's.
+        max_batch: rows in one run; a larger call is split. A file with a fixed batch runs in pieces
+            of that.
+        record_placement: let :meth:`placement` know which provider runs which node.
+
+    Attributes:
+        record: the file's record.
+        providers: the active ones.
+        labels: one per class, or None.
+        preprocess: the record for photos, or None.
+        layers: the names of the layers that the file explains.
+
+    Raises:
+        MissingDependency: there is no onnxruntime.
+        ModelError: not an ONNX file, or one that this ONNX Runtime cannot load.
+        ExplainableFileError: the file has no record, or one that this version cannot read.
+        ProviderError: a requested provider is missing, broken or not active.
+        InputError: unusable options or preprocessing.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        providers: Provider | Sequence[Provider] | None = None,
+        *,
+        provider_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        session_options: Any = None,
+        allow_fallback: bool = False,
+        preprocess: str | Mapping[str, Any] | Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        max_batch: int = 32,
+        record_placement: bool = False,
+    ) -> None:
+        if max_batch < 1:
+            raise InputError(f"max_batch is {max_batch}; it must be at least 1.")
+        self._session = Session(
+            model,
+            providers,
+            provider_options=provider_options,
+            session_options=session_options,
+            allow_fallback=allow_fallback,
+            record_placement=record_placement,
+        )
+        self.record: Record = self._session.record
+        self.providers = self._session.providers
+        self.labels: tuple[str, ...] | None = self.record.labels if labels is None else tuple(labels)
+        self.layers = tuple(layer.name for layer in self.record.layers)
+        self._image = inputs.image_input(self._session.inputs, self.record.preprocess)
+        self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
+        self._max_batch = max_batch
+        self._own_outputs = tuple(o.name for o in self._session.outputs if not o.name.startswith(PREFIX))
+
+    def placement(self) -> dict[str, tuple[Node, ...]] | None:
+        """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
+        return self._session.placement()
+
+    def explain(
+        self,
+        images: Any,
+        method: str | Method = "gradcam",
+        target: Any = None,
+        layers: str | Sequence[str] | None = None,
+        fuse: str = "mean",
+    ) -> Explanation:
+        """Explain photos.
+
+        Args:
+            images: one photo or several: paths, the bytes of image files, uint8 (H, W, 3) RGB arrays,
+                PIL images; see :func:`onnxcam.images.load`.
+            method: a name of :func:`onnxcam.methods.names`, or a Method of one's own.
+            target: what is explained: None (each image's top class), a class index or label for
+                every image, or a list with one entry per image, each of which may be a list.
+            layers: of :attr:`layers`; None: all of them, fused.
+            fuse: how several layers become one heatmap: "mean", "max" or "product".
+
+        Returns:
+            One row per image and target; heatmaps a list, each at its photo's own size.
+
+        Raises:
+            ImageError, TargetError, MethodError, UnknownLayer: see each.
+            InputError: the file records no preprocessing, or has inputs besides the image.
+        """
+        how = self.preprocess
+        if how is None:
+            raise InputError(
+                "The file records no preprocessing for photos. Give it when opening: "
+                'Explainer(..., preprocess="imagenet"), or hand ready tensors to explain_tensor.'
+            )
+        self._refuse_other_inputs("explain takes photos alone; hand all inputs to explain_tensor")
+        named = photos.each(images)
+        loaded = [photos.load(image, name) for name, image in named]
+        request = self._request(method, target, layers, len(loaded))
+        dtype = self._image.dtype or np.dtype(np.float32)
+        runs, geometries = [], []
+        for part in rows.batches(len(loaded), rows.piece(self._image, self._max_batch)):
+            ready = [preprocess.apply(image, how, dtype) for image in loaded[part]]
+            geometries += [geometry for _, geometry in ready]
+            feeds = self._checked({self._image.name: np.stack([tensor for tensor, _ in ready])})
+            runs.append(self._run(feeds, request.rows_of(part), request))
+        run = rows.joined(runs)
+        classes = self._classes(run, request)
+        layer_maps = self._maps(run, request)
+        shown = [geometries[i] for i in request.targets.image_index]
+        heatmaps = [
+            _photo_heatmap([m[row] for m in layer_maps.values()], shown[row], request.method.rectify, fuse)
+            for row in range(len(shown))
+        ]
+        return self._explanation(
+            run,
+            request,
+            classes,
+            layer_maps,
+            fuse,
+            heatmaps=heatmaps,
+            seen=[preprocess.seen(geometry) for geometry in geometries],
+            images=loaded,
+            names=tuple(name for name, _ in named),
+        )
+
+    def explain_tensor(
+        self,
+        x: Any,
+        method: str | Method = "gradcam",
+        target: Any = None,
+        layers: str | Sequence[str] | None = None,
+        fuse: str = "mean",
+    ) -> Explanation:
+        """Explain the model's own inputs.
+
+        Args:
+            x: the image input, with its batch axis: an array, an OrtValue, or a tensor of any library
+                that speaks DLPack (on the session's device it is not copied); or {input: one of
+                these} for all inputs.
+            method: see :meth:`explain`.
+            target: see :meth:`explain`.
+            layers: see :meth:`explain`.
+            fuse: see :meth:`explain`.
+
+        Returns:
+            One row per image and target; heatmaps (R, H, W) at the model input's size.
+
+        Raises:
+            TensorError: wrong inputs, shape or dtype, an empty batch, or values that are not finite.
+            TargetError, MethodError, UnknownLayer: see each.
+        """
+        if not isinstance(x, Mapping):
+            self._refuse_other_inputs("give all of them: explain_tensor({name: array, ...})")
+            x = {self._image.name: x}
+        feeds = self._checked(x)
+        image = feeds[self._image.name]
+        shape = inputs.shape_of(image)
+        request = self._request(method, target, layers, shape[0])
+        run = self._run(feeds, request.targets, request)
+        classes = self._classes(run, request)
+        layer_maps = self._maps(run, request)
+        size = self._size(shape) or _largest(layer_maps)
+        heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
+        return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps)
+
+    def _resolve(self, spec: str | Mapping[str, Any] | Preprocess) -> Preprocess:
+        layout = inputs.layout_of(self._image, None)
+        return preprocess.resolve(
+            spec, size=inputs.size_of(self._image, layout), layout=layout, input=self._image.name
+        )
+
+    def _refuse_other_inputs(self, advice: str) -> None:
+        if len(self._session.inputs) > 1:
+            names = ", ".join(f"'{i.name}'" for i in self._session.inputs)
+            raise TensorError(f"The model has the inputs {names}; {advice}.")
+
+    def _request(
+        self, method: str | Method, target: Any, layers: str | Sequence[str] | None, count: int
+    ) -> _Request:
+        chosen = method if isinstance(method, Method) else methods.get(method)
+        wanted = self.layers if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+        if not wanted:
+            raise UnknownLayer(f"layers is empty; the file explains {', '.join(map(repr, self.layers))}.")
+        known = {layer.name: layer for layer in self.record.layers}
+        for name in wanted:
+            if name not in known:
+                raise UnknownLayer(
+                    f"The file does not explain a layer {name!r}.{nearest(str(name), list(known))} "
+                    f"It explains {', '.join(map(repr, known))}."
+                )
+            if chosen.head is not None and known[name].head != chosen.head:
+                raise MethodError(
+                    f"The method '{chosen.name}' needs a model that ends in global average pooling and one "
+                    f"linear layer; after the layer '{name}' there is something else. Use 'gradcam', which "
+                    "is its generalisation."
+                )
+        return _Request(
+            chosen,
+            tuple(known[name] for name in wanted),
+            targets.resolve(target, count, self.record.score.classes, self.labels),
+        )
+
+    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = {info.name: info for info in self._session.inputs}
+        for name in given:
+            if name not in known:
+                raise TensorError(
+                    f"The model has no input {name!r}.{nearest(str(name), list(known))} "
+                    f"It has {', '.join(map(repr, known))}."
+                )
+        for name in known:
+            if name not in given:
+                raise TensorError(f"The input '{name}' is missing; the model wants {known[name]}.")
+        return {
+            name: inputs.check(known[name], self._session.as_feed(name, value))
+            for name, value in given.items()
+        }
+
+    def _run(self, feeds: Mapping[str, Any], wanted: Targets, request: _Request) -> Rows:
+        fetch = [*self._own_outputs]
+        for layer in request.layers:
+            fetch += _tensors(layer, request.method).values()
+        return rows.run(
+            self._session, feeds, wanted, list(dict.fromkeys(fetch)), self._image, self._max_batch
+        )
+
+    def _classes(self, run: Rows, request: _Request) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Per row the class and the model's own score of it."""
+        chosen, image_index = request.targets.class_index, request.targets.image_index
+        table = run.arrays[self.record.score.output].reshape(len(chosen), -1).astype(np.float32)
+        # Again, for files that do not record how many classes there are.
+        targets.check(int(chosen.max(initial=0)), table.shape[1])
+        class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
+        scores = table[np.arange(len(chosen)), class_ids]
+        if not np.isfinite(scores).all():
+            raise TensorError(
+                f"The score of image {image_index[np.argmin(np.isfinite(scores))]} is not finite: "
+                "the input holds NaN or infinity, or the model overflows."
+            )
+        return class_ids, scores
+
+    def _maps(self, run: Rows, request: _Request) -> dict[str, NDArray[np.float32]]:
+        """Per layer its raw maps (R, h, w)."""
+        maps = {}
+        for layer in request.layers:
+            tensors = {
+                kind: _nchw(run.arrays[name], layer.layout)
+                for kind, name in _tensors(layer, request.method).items()
+            }
+            made = request.method.function(tensors.get("activations"), tensors.get("gradients"))
+            maps[layer.name] = np.asarray(made, np.float32)
+        return maps
+
+    def _size(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        if len(shape) != 4:
+            return None
+        layout = inputs.layout_of(self._image, self.preprocess)
+        return (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
+
+    def _explanation(
+        self,
+        run: Rows,
+        request: _Request,
+        classes: tuple[NDArray[np.int64], NDArray[np.float32]],
+        layer_maps: dict[str, NDArray[np.float32]],
+        fuse: str,
+        *,
+        heatmaps: NDArray[np.float32] | list[NDArray[np.float32]],
+        **of_photos: Any,
+    ) -> Explanation:
+        maps = next(iter(layer_maps.values()))
+        if len(layer_maps) > 1:
+            several = list(layer_maps.values())
+            maps = postprocess.heatmaps(several, _largest(layer_maps), request.method.rectify, fuse)
+        return Explanation(
+            maps=maps,
+            heatmaps=heatmaps,
+            outputs={name: run.per_image(name) for name in self._own_outputs},
+            class_ids=classes[0],
+            scores=classes[1],
+            labels=[_label(self.labels, int(i)) for i in classes[0]],
+            image_index=request.targets.image_index,
+            zero=np.array([not heatmap.any() for heatmap in heatmaps]),
+            layer_maps=layer_maps,
+            method=request.method.name,
+            **of_photos,
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one call asks for."""
+
+    method: Method
+    layers: tuple[Layer, ...]
+    targets: Targets
+
+    def rows_of(self, part: slice) -> Targets:
+        """The rows of the images in ``part``, counted from its start."""
+        index = self.targets.image_index
+        inside = (index >= part.start) & (index < part.stop)
+        return Targets(index[inside] - part.start, self.targets.class_index[inside])
+
+
+def _tensors(layer: Layer, method: Method) -> dict[str, str]:
+    """The outputs of ``layer`` that ``method`` reads."""
+    names = {"activations": layer.activations, "gradients": layer.gradients}
+    return {kind: names[kind] for kind in method.needs}
+
+
+def _photo_heatmap(
+    layer_maps: Sequence[NDArray[np.float32]], geometry: preprocess.Geometry, rectify: bool, fuse: str
+) -> NDArray[np.float32]:
+    """``postprocess.heatmaps`` for one row, onto a photo: scaled over what the model saw, 0 elsewhere."""
+    placed = []
+    for grid in layer_maps:
+        scaled = postprocess.scale((np.maximum(grid, 0) if rectify else grid)[None])[0]
+        placed.append(preprocess.to_photo(scaled, geometry)[None])
+    fused = postprocess.fuse(placed, fuse)[0]
+    window = preprocess.window(geometry)
+    heatmap = np.zeros(geometry.photo, np.float32)
+    heatmap[window] = postprocess.scale(fused[window][None])[0]
+    return heatmap
+
+
+def _label(labels: Sequence[str] | None, index: int) -> str:
+    return labels[index] if labels is not None and index < len(labels) else f"class {index}"
+
+
+def _largest(layer_maps: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
+    h, w = max((m.shape[1:] for m in layer_maps.values()), key=lambda s: s[0] * s[1])
+    return h, w
+
+
+def _nchw(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+    """A layer's tensor as (B, C, h, w) float32; a view where the dtype allows it."""
+    if layout.kind == "tokens":
+        h, w = layout.grid or (1, tensor.shape[1] - layout.prefix)
+        tensor = tensor[:, layout.prefix : layout.prefix + h * w].reshape(len(tensor), h, w, -1)
+    if layout.kind != "NCHW":
+        tensor = tensor.transpose(0, 3, 1, 2)
+    result: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
+    return result

@@ -1,0 +1,223 @@
+"""Explanation: what a call found, and its pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from . import images as photos
+from ._version import __version__
+from .errors import InputError, OutputError
+from .images import Photo
+from .overlay import Row
+from .overlay import overlay as draw
+from .overlay import sheet as draw_sheet
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One row per image and target, in the order of both. R rows, N images.
+
+    Attributes:
+        maps: (R, h, w) float32, raw, at the layer's resolution and in the score's units. Of several
+            layers: their fusion, in [0, 1], on the finest of their grids; see ``layer_maps``.
+        heatmaps: float32 in [0, 1]: (R, H, W) at the model input's size from ``explain_tensor``; from
+            ``explain`` a list, each at its photo's size and 0 where the model did not see it.
+        outputs: the model's own outputs, {name: one entry per image}.
+        class_ids: (R,) int64.
+        scores: (R,) float32: the model's own score output at the class.
+        labels: R strings: the class's label, "class 281" where none is known.
+        image_index: (R,) int64: the image of each row.
+        zero: (R,) bool: the heatmap is zero everywhere, there is no evidence to show.
+        layer_maps: {layer: (R, h, w) float32}, raw.
+        method: the method's name.
+        seen: per image (H, W) bool, the pixels that the model saw; None from ``explain_tensor``.
+        images: the N photos, (H, W, 3) uint8 RGB; None from ``explain_tensor``.
+        names: the photos' paths, or "image 0"; empty from ``explain_tensor``.
+    """
+
+    maps: NDArray[np.float32]
+    heatmaps: NDArray[np.float32] | list[NDArray[np.float32]]
+    outputs: dict[str, NDArray[Any]]
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    labels: list[str]
+    image_index: NDArray[np.int64]
+    zero: NDArray[np.bool_]
+    layer_maps: dict[str, NDArray[np.float32]]
+    method: str
+    seen: list[NDArray[np.bool_]] | None = None
+    images: list[Photo] | None = None
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def overlay(
+        self, alpha: float = 0.5, colormap: str | int = "jet", style: str = "blend", *, images: Any = None
+    ) -> list[Photo]:
+        """The photos with their heatmaps over them, one per row.
+
+        Args:
+            alpha: weight of the colours, 0 to 1.
+            colormap: a name of OpenCV's, such as "jet", "viridis", "inferno".
+            style: "blend", or "show_cam" for pytorch-grad-cam's look.
+            images: the photos, for a result of ``explain_tensor``: one per image.
+
+        Returns:
+            R arrays (H, W, 3) uint8 RGB, each at its photo's size.
+
+        Raises:
+            InputError: there are no photos, or an argument cannot be used.
+        """
+        rows = self._rows(images)
+        return [draw(r.image, r.heatmap, alpha, colormap, r.seen, style) for r in rows]
+
+    def sheet(
+        self, alpha: float = 0.5, colormap: str | int = "jet", style: str = "blend", *, images: Any = None
+    ) -> Photo:
+        """Photo, heatmap and overlay side by side with class and score, the rows below each other.
+
+        Args:
+            alpha: see :meth:`overlay`.
+            colormap: see :meth:`overlay`.
+            style: see :meth:`overlay`.
+            images: see :meth:`overlay`.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: there are no photos, or an argument cannot be used.
+        """
+        return draw_sheet(self._rows(images), alpha, colormap, style)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        alpha: float = 0.5,
+        colormap: str | int = "jet",
+        style: str = "blend",
+        *,
+        images: Any = None,
+    ) -> list[Path]:
+        """Write one overlay per row and ``manifest.json``, which says what each of them is.
+
+        Every file is written whole or not at all, the manifest last; files of the same name are
+        replaced.
+
+        Args:
+            folder: made if it does not exist.
+            alpha: see :meth:`overlay`.
+            colormap: see :meth:`overlay`.
+            style: see :meth:`overlay`.
+            images: see :meth:`overlay`.
+
+        Returns:
+            The paths of the overlays, in the order of the rows.
+
+        Raises:
+            InputError: there are no photos, or an argument cannot be used.
+            OutputError: a file cannot be written.
+        """
+        pictures = self.overlay(alpha, colormap, style, images=images)
+        target = Path(folder)
+        names = self._file_names()
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name, picture in zip(names, pictures, strict=True):
+                encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+                _write(target / name, encoded.tobytes())
+            _write(
+                target / MANIFEST, json.dumps(self._manifest(names), indent=1, ensure_ascii=False).encode()
+            )
+        except OSError as e:
+            raise OutputError(
+                f"Cannot write to '{target}': {e.strerror or e}. Choose a folder that is yours to write."
+            ) from e
+        return [target / name for name in names]
+
+    def _rows(self, images: Any) -> list[Row]:
+        pictures = self.images
+        if images is not None:
+            pictures = [photos.load(image, name) for name, image in photos.each(images)]
+        if pictures is None:
+            raise InputError(
+                "There are no photos to draw on: explain_tensor was given tensors. Hand them over as images=."
+            )
+        count = int(self.image_index[-1]) + 1
+        if len(pictures) != count:
+            raise InputError(f"images has {len(pictures)} entries, but {count} were explained.")
+        return [
+            Row(
+                pictures[i],
+                self.heatmaps[row],
+                self.labels[row],
+                float(self.scores[row]),
+                self.seen[i] if self.seen is not None and images is None else None,
+            )
+            for row, i in enumerate(self.image_index.tolist())
+        ]
+
+    def _file_names(self) -> list[str]:
+        """A name per row: the photo's, the class where a photo has several, a number where they clash."""
+        several = np.bincount(self.image_index)[self.image_index] > 1
+        taken: set[str] = {MANIFEST}
+        names = []
+        for row, i in enumerate(self.image_index.tolist()):
+            stem = Path(self.names[i]).stem if self.names else f"image {i}"
+            stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).strip(". ") or "image"
+            stem = stem.replace("image ", "image-")
+            if several[row]:
+                stem += f".{self.class_ids[row]}"
+            name, k = f"{stem}.png", 2
+            while name.lower() in taken:  # some file systems ignore case
+                name, k = f"{stem}-{k}.png", k + 1
+            taken.add(name.lower())
+            names.append(name)
+        return names
+
+    def _manifest(self, names: list[str]) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "tool": f"onnxcam {__version__}",
+            "method": self.method,
+            "layers": list(self.layer_maps),
+            "items": [
+                {
+                    "image": self.names[i] if self.names else None,
+                    "image_index": i,
+                    "overlay": names[row],
+                    "class_id": int(self.class_ids[row]),
+                    "label": self.labels[row],
+                    "score": float(self.scores[row]),
+                    "size": list(self.heatmaps[row].shape),
+                    "zero": bool(self.zero[row]),
+                }
+                for row, i in enumerate(self.image_index.tolist())
+            ],
+        }
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
