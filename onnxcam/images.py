@@ -37,7 +37,8 @@ _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview)
 def load(image: Any, name: str = "the image") -> Photo:
     """One photo as uint8 RGB.
 
-    Files and encoded bytes are turned upright by their EXIF orientation. Grey becomes three equal
+    Files and encoded bytes are turned upright by their EXIF orientation (where OpenCV reads it: all
+    formats from version 5 on, not WebP's before). Grey becomes three equal
     channels, 16 bits become 8 (value / 257, rounded), and transparent pixels are composited on
     white, which is how a viewer shows them. An array or a PIL image is taken as it stands.
 

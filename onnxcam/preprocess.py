@@ -270,7 +270,6 @@ def _resized_size(photo: tuple[int, int], p: Preprocess) -> tuple[int, int]:
 
 
 _CV2_FLAGS = {
-    "nearest": cv2.INTER_NEAREST_EXACT,
     "linear": cv2.INTER_LINEAR,
     "cubic": cv2.INTER_CUBIC,
     "lanczos": cv2.INTER_LANCZOS4,
@@ -288,11 +287,14 @@ def resize(
     """``image`` (h, w, 3) uint8 at ``size`` (H, W).
 
     With ``antialias`` the kernel widens as the image shrinks and the result is Pillow's (``area`` is
-    its BOX); without, it is OpenCV's. ``nearest`` has no antialiased form. ``part``: the rows and
+    its BOX); without, it is OpenCV's. ``nearest`` is Pillow's either way. ``part``: the rows and
     columns of the result that are wanted; the others are not computed.
     """
     ys, xs = part or (range(size[0]), range(size[1]))
-    if image.shape[:2] == size or not antialias or interpolation == "nearest":
+    if interpolation == "nearest":
+        rows, columns = (_nearest(n, m) for n, m in zip(image.shape, size, strict=False))
+        return image[rows[ys.start : ys.stop, None], columns[xs.start : xs.stop]]
+    if image.shape[:2] == size or not antialias:
         if image.shape[:2] != size:
             image = cast(Photo, cv2.resize(image, size[::-1], interpolation=_CV2_FLAGS[interpolation]))
         return image[ys.start : ys.stop, xs.start : xs.stop]
@@ -300,6 +302,12 @@ def resize(
     # pass works along the first axis, where the memory it mixes is contiguous.
     turned = _resample(cast(Photo, cv2.transpose(image)), size[1], interpolation, xs)
     return _resample(cast(Photo, cv2.transpose(turned)), size[0], interpolation, ys)
+
+
+def _nearest(n: int, size: int) -> NDArray[np.int64]:
+    """The sample of n under the centre of each of ``size``."""
+    # A running sum, as Pillow has it: where a centre falls between two samples, its rounding decides.
+    return np.cumsum([0.5 * (n / size), *[n / size] * (size - 1)]).astype(np.int64)
 
 
 def _resample(image: Photo, size: int, interpolation: str, part: range) -> Photo:

@@ -13,6 +13,9 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
 
 
+WEBP_IS_TURNED = int(cv2.__version__.split(".")[0]) >= 5
+
+
 def encoded(pixels, extension=".png"):
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
     bgr = cv2.cvtColor(pixels, order[pixels.shape[2]]) if pixels.ndim == 3 else pixels
@@ -79,6 +82,8 @@ def test_exif_orientation(orientation, kind, mode):
     lossless = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     pil.fromarray(pixels).save(file, kind, exif=exif, **lossless)
     upright = images.load(np.asarray(ops.exif_transpose(pil.open(io.BytesIO(file.getvalue())))))
+    if kind == "WEBP" and not WEBP_IS_TURNED:
+        pytest.skip(f"OpenCV {cv2.__version__} does not read WebP's orientation")
     loaded = images.load(file.getvalue())
     assert loaded.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
     np.testing.assert_allclose(loaded.astype(int), upright, atol=12 if kind == "JPEG" else 1)
