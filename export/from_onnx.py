@@ -94,11 +94,12 @@ def normalize(
             known = ", ".join(repr(v.name) for v in model.graph.inputs)
             raise ModelError(f"The model has no input {name!r}; its inputs are {known}.")
         value.shape = ir.Shape(dims)
+    # Before IR version 4 the converter looks for initializers among the inputs.
+    model.ir_version = max(model.ir_version, _LOWEST_IR_VERSION)
     opset = model.graph.opset_imports.get("", OPSET)
     if opset < OPSET:
         model = _converted(model, opset)
     model.graph.opset_imports.setdefault("", OPSET)
-    model.ir_version = max(model.ir_version, _LOWEST_IR_VERSION)
     _name_nodes(model.graph)
     _infer_shapes(model)
     return model

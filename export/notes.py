@@ -1,0 +1,56 @@
+"""What a user should know about a file that was written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..contract import Record
+from .gradients.builder import NODE_PREFIX
+
+#: From which opset an operator had no CUDA kernel in ONNX Runtime 1.24 (kernels are matched by the
+#: exact version of their operator). Later releases fill some of these gaps.
+CUDA_GAPS = {
+    19: "Equal Pad Resize Size",
+    20: "ReduceMax ReduceMin ConstantOfShape GridSample",
+    21: "Flatten Identity If Loop Scan",
+    22: "ConvTranspose MaxPool GlobalAveragePool GlobalMaxPool InstanceNormalization Cos Sin Dropout Elu Selu "
+    "Softplus Softsign ThresholdedRelu Round EyeLike GRU LSTM RNN",
+    23: "DequantizeLinear QuantizeLinear",
+    24: "Attention Cast Reshape Shape Squeeze Unsqueeze Transpose TopK",
+}
+
+
+def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> tuple[str, ...]:
+    """Sentences about a finished graph.
+
+    Args:
+        graph: with the explanation in it.
+        record: its record.
+        zero_gradient: layers whose gradient was zero on the input it was verified with.
+    """
+    notes = []
+    opset = graph.opset_imports.get("", 18)
+    missing = {op for since, ops in CUDA_GAPS.items() if since <= opset for op in ops.split()}
+    counts = Counter(n.op_type for n in graph if not n.domain and n.op_type in missing)
+    if counts:
+        listed = ", ".join(f"{op} ({n})" for op, n in sorted(counts.items()))
+        notes.append(
+            f"At opset {opset} ONNX Runtime up to 1.24 has no CUDA kernel for {listed}; they run on the CPU there. "
+            "Opset 18 has none of these gaps; `onnxcam doctor MODEL` shows where each node really runs."
+        )
+    for name in zero_gradient:
+        notes.append(
+            f"The gradient at {name!r} was zero everywhere on the random input it was checked with; "
+            "if it stays so on real images, the layer does not move the score."
+        )
+    added = sum(
+        v.const_value.nbytes
+        for name, v in graph.initializers.items()
+        if name.startswith(NODE_PREFIX) and v.const_value is not None
+    )
+    if added > 2**16:
+        notes.append(f"{added:,} bytes of constants were added for the gradient.")
+    return tuple(notes)

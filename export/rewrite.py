@@ -1,0 +1,187 @@
+"""From any ONNX file to an explainable one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ..contract import KEY, Preprocess, Source
+from ..errors import ModelError, UnknownLayer
+from ..preprocess import resolve
+from .explainable import add_explanation, strip
+from .from_onnx import load, normalize, sha256
+from .gradients.builder import NODE_PREFIX, dims_of
+from .layers import AUTO, Names, candidates
+from .layouts import Layouts, layouts
+from .notes import notes_on
+from .report import ExportReport
+from .score import FoundScore, find_score
+from .verify import compare, example_feeds
+from .write import staged
+
+
+def rewrite_onnx(
+    source: str | os.PathLike[str] | bytes,
+    target: str | os.PathLike[str],
+    layers: str | Sequence[str] = AUTO,
+    score: str | None = None,
+    *,
+    probability: bool = False,
+    preprocess: str | Mapping[str, Any] | Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    input_shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    example_inputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    verify: bool = True,
+) -> ExportReport:
+    """Make an ONNX file explainable.
+
+    Args:
+        source: the file's path or bytes; one that is explainable already is stripped first.
+        target: where to write; replaced only by a complete, checked file.
+        layers: ``auto``, or one or more names: a module path, a node's or a tensor's.
+        score: the output that holds one score per class; may be left out if there is only one.
+        probability: explain the probability, not the logit before a final softmax or sigmoid.
+        preprocess: a preset's name, a record's fields, or a :class:`Preprocess`; None: not recorded.
+        labels: the classes' names in index order; None: not recorded.
+        input_shapes: sizes to fix on inputs (symbols stay open).
+        example_inputs: what to verify with; random where left out.
+        verify: run the result against the source in ONNX Runtime.
+
+    Returns:
+        What was written.
+
+    Raises:
+        NotOnnx, UnknownLayer, LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError: the model.
+        VerificationError: the result computes something else; nothing is written.
+        MissingDependency: ``verify`` without ONNX Runtime.
+        OutputError: the target cannot be written.
+    """
+    started = time.perf_counter()
+    model = load(source)
+    if KEY in model.metadata_props:
+        model = strip(model)
+        verifiable: str | bytes = ir.to_proto(model).SerializeToString()
+    else:
+        verifiable = source if isinstance(source, bytes) else os.fspath(source)
+    names = Names(model.graph)
+    wanted = None if layers == AUTO else [layers] if isinstance(layers, str) else list(layers)
+    tensors = None if wanted is None else {name: names.resolve(name) for name in wanted}
+    model = normalize(model, input_shapes)
+    found = find_score(model.graph, score, probability)
+    known = layouts(model.graph)
+    chosen = choose(model.graph, tensors, found, known, names)
+    recorded = None if preprocess is None else preprocessing(model.graph, preprocess)
+    path = None if isinstance(source, bytes) else Path(source)
+    origin = Source() if path is None else Source(path.name, sha256(path))
+    before = model.graph.num_nodes()
+    record = add_explanation(
+        model, chosen, known, found, recorded, checked_labels(labels, found), origin
+    )
+    feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
+    with staged(model, target) as draft:
+        agreement = compare(verifiable, draft, record, feeds) if verify else None
+        size = draft.stat().st_size
+    zero = agreement.zero_gradient if agreement is not None else ()
+    return ExportReport(
+        path=Path(target),
+        record=record,
+        opset=model.graph.opset_imports[""],
+        nodes_added=model.graph.num_nodes() - before,
+        source_bytes=len(source) if isinstance(source, bytes) else Path(source).stat().st_size,
+        bytes=size,
+        copied_bytes=copied_bytes(model.graph),
+        output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,
+        notes=notes_on(model.graph, record, zero),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def choose(
+    graph: ir.Graph,
+    tensors: Mapping[str, str] | None,
+    score: FoundScore,
+    known: Layouts,
+    names: Names,
+) -> dict[str, ir.Value]:
+    """The values to explain, by name; the automatic layer where none is named.
+
+    Raises:
+        UnknownLayer: the name's tensor is gone, has no grid, or there is nothing to choose from.
+    """
+    if tensors is None:
+        listed = candidates(graph, score.value, names)
+        if not listed:
+            raise UnknownLayer(
+                "No tensor with a spatial grid lies between the inputs and the score, so there is no layer to "
+                "choose. Name one with `layers=` (`--layer`) if you know better."
+            )
+        tensors = {listed[0].name: listed[0].tensor}
+    values = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
+    chosen = {}
+    for name, tensor in tensors.items():
+        value = values.get(tensor)
+        if value is None:
+            raise UnknownLayer(f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input.")
+        if value not in known:
+            shape = None if value.shape is None else list(value.shape)
+            raise UnknownLayer(
+                f"The layer {name!r} has shape {shape}, in which no spatial grid is known. "
+                "`onnxcam layers MODEL` lists the layers that have one."
+            )
+        chosen[name] = value
+    return chosen
+
+
+def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -> Preprocess:
+    """A preprocessing record that fits the graph's image input: its name, size and layout.
+
+    Raises:
+        InputError: an unknown preset or field, or a value that cannot be used.
+    """
+    value = image_input(graph)
+    dims = dims_of(value) or ()
+    layout: Literal["NCHW", "NHWC"] | None = None
+    size = None
+    if len(dims) == 4:
+        layout = "NHWC" if dims[3] in (1, 3) and dims[1] not in (1, 3) else "NCHW"
+        h, w = dims[1:3] if layout == "NHWC" else dims[2:4]
+        size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
+    return resolve(spec, size=size, layout=layout, input=value.name or "")
+
+
+def image_input(graph: ir.Graph) -> ir.Value:
+    """The input that takes the image: the first of rank 4, else the first."""
+    inputs = [v for v in graph.inputs if not v.is_initializer()]
+    if not inputs:
+        raise ModelError("The model has no inputs: there is nothing to explain.")
+    return next((v for v in inputs if v.shape is not None and len(v.shape) == 4), inputs[0])
+
+
+def checked_labels(labels: Sequence[str] | None, score: FoundScore) -> Sequence[str] | None:
+    """The labels, if there is one for each class.
+
+    Raises:
+        ModelError: too many or too few.
+    """
+    classes = score.score.classes
+    if labels is not None and classes is not None and len(labels) != classes:
+        raise ModelError(
+            f"{len(labels)} labels were given for {classes} classes of {score.score.output!r}. "
+            "Give one label for each class, in index order."
+        )
+    return labels
+
+
+def copied_bytes(graph: ir.Graph) -> int:
+    """The size of the constants that the explanation added."""
+    return sum(
+        v.const_value.nbytes
+        for name, v in graph.initializers.items()
+        if name.startswith(NODE_PREFIX) and v.const_value is not None
+    )

@@ -1,0 +1,145 @@
+"""Running a rewritten file against its source, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..contract import CLASS_INDEX, Preprocess, Record
+from ..errors import MissingDependency, VerificationError
+from .gradients.builder import dims_of
+
+#: Largest difference allowed, as a share of the output's largest entry. The same arithmetic in
+#: another order of fusion differs by some 1e-6 in float32.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-2}
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a rewritten file compares with its source on one input.
+
+    Attributes:
+        outputs: for each of the source's outputs, the largest difference over its largest entry.
+        zero_gradient: layers whose gradient was zero everywhere on that input.
+    """
+
+    outputs: dict[str, float]
+    zero_gradient: tuple[str, ...] = ()
+
+
+def example_feeds(graph: ir.Graph, preprocess: Preprocess | None, batch: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+    """Random inputs in the shapes that a graph declares; open sizes are filled in.
+
+    Args:
+        graph: whose inputs to feed.
+        preprocess: tells an image's size where the graph leaves it open (else 224).
+        batch: what an open first axis becomes.
+    """
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in graph.inputs:
+        if value.is_initializer():
+            continue
+        dims = dims_of(value) or ()
+        size = preprocess.size if preprocess is not None else (224, 224)
+        channels_last = preprocess is not None and preprocess.layout == "NHWC"
+        spatial = {1: size[0], 2: size[1]} if channels_last else {2: size[0], 3: size[1]}
+        shape = [
+            d if isinstance(d, int) else batch if k == 0 else spatial.get(k, 1) if len(dims) == 4 else 1
+            for k, d in enumerate(dims)
+        ]
+        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+        noise = rng.standard_normal(shape)
+        feeds[value.name or ""] = (noise if np.issubdtype(dtype, np.floating) else np.zeros(shape)).astype(dtype)
+    return feeds
+
+
+def compare(
+    source: str | bytes, rewritten: str | os.PathLike[str], record: Record, feeds: Feeds
+) -> Agreement:
+    """Run both files on one input.
+
+    Args:
+        source: the original's path or bytes.
+        rewritten: the explainable file.
+        record: its record.
+        feeds: the inputs.
+
+    Raises:
+        MissingDependency: no ONNX Runtime is installed.
+        VerificationError: one of them does not run, or they differ by more than :data:`TOLERANCE`.
+    """
+    before, names = _run(source, feeds, "The original model")
+    after, _ = _run(os.fspath(rewritten), feeds, "The rewritten model")
+    differences = {}
+    for name in names:
+        differences[name] = relative_error(after[name], before[name])
+        limit = TOLERANCE.get(before[name].dtype.name, 0.0)
+        if not differences[name] <= limit:
+            raise VerificationError(
+                f"The rewritten model's output {name!r} differs from the original's by {differences[name]:.2g} of "
+                f"its largest entry (allowed: {limit:g}). Nothing was written; please report it with the model."
+            )
+    zero = []
+    for layer in record.layers:
+        activations, gradients = after[layer.activations], after[layer.gradients]
+        if activations.shape != gradients.shape or not np.isfinite(gradients).all():
+            raise VerificationError(
+                f"The gradient at layer {layer.name!r} has shape {gradients.shape} (the layer: "
+                f"{activations.shape}) or is not finite. Nothing was written; please report it with the model."
+            )
+        if not gradients.any():
+            zero.append(layer.name)
+    return Agreement(differences, tuple(zero))
+
+
+def relative_error(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    """max|a - b| / max|b|; 0 for equal arrays, infinite where shapes differ or one is not finite."""
+    if a.shape != b.shape:
+        return float("inf")
+    if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+        return 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = float(np.abs(x - y).max() / (np.abs(y).max() or 1.0))
+    return error if np.isfinite(error) else float("inf")
+
+
+def run(model: str | bytes, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
+    """All outputs of a model on the CPU.
+
+    Raises:
+        MissingDependency: no ONNX Runtime is installed.
+    """
+    return _run(model, feeds, "The model")[0]
+
+
+def _run(model: str | bytes, feeds: Feeds, what: str) -> tuple[dict[str, np.ndarray[Any, Any]], list[str]]:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingDependency(
+            "Checking a rewritten model needs ONNX Runtime, and none is installed: "
+            '`pip install "onnxcam[cpu]"` or `"onnxcam[gpu]"`, or pass `verify=False`.'
+        ) from e
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        known = {i.name for i in session.get_inputs()}
+        fed = {k: v for k, v in feeds.items() if k in known and k != CLASS_INDEX}
+        return dict(zip(names, session.run(names, fed), strict=True)), names
+    except Exception as e:
+        raise VerificationError(
+            f"{what} does not run in ONNX Runtime {onnxruntime.__version__}: {' '.join(str(e).split())[:500]}. "
+            "If the sizes that were tried are wrong, pass `input_shapes=` or `example_inputs=`."
+        ) from e
