@@ -10,6 +10,8 @@ except ImportError as e:  # the sentence a user needs, not a traceback into ours
         f"Rewriting models needs {e.name!r}, which is not installed: `pip install \"onnxcam[export]\"`."
     ) from e
 
+from typing import TYPE_CHECKING, Any
+
 from .explainable import strip
 from .from_onnx import load, normalize
 from .gradients import add_gradients
@@ -21,11 +23,34 @@ __all__ = [
     "Candidate",
     "ExportReport",
     "add_gradients",
+    "export_torch",
     "list_layers",
     "load",
     "normalize",
     "rewrite_onnx",
     "strip",
 ]
+
+if TYPE_CHECKING:
+    from .from_torch import export_torch
+
+
+def __getattr__(name: str) -> Any:
+    """``export_torch``, the only name that needs torch, on first use."""
+    if name != "export_torch":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+        import torch  # noqa: F401
+    except ImportError as e:
+        from ..errors import MissingDependency
+
+        raise MissingDependency(
+            f'Exporting from PyTorch needs {e.name!r}, which is not installed: `pip install "onnxcam[torch]"`.'
+        ) from e
+    from .from_torch import export_torch
+
+    return export_torch
+
 
 del onnx, onnx_ir
