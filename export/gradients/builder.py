@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 NODE_PREFIX = "onnxcam/"
+_LONG = 64  #: entries above which a counted constant is not stored
 
 Dim: TypeAlias = int | str | None  #: a size, a symbol, or unknown
 Dims: TypeAlias = tuple[Dim, ...]
@@ -115,9 +116,7 @@ class Builder:
     ``None`` is an absent optional input. Keyword arguments are attributes.
     """
 
-    def __init__(
-        self, graph: ir.Graph, shape_unknown: Callable[[ir.Value], Exception] | None = None
-    ) -> None:
+    def __init__(self, graph: ir.Graph, shape_unknown: Callable[[ir.Value], Exception] | None = None) -> None:
         self.graph = graph
         self.opset = graph.opset_imports.get("", 18)
         self.doc = ""  #: goes into the doc_string of new nodes: the rule at work
@@ -159,12 +158,12 @@ class Builder:
 
     # -- nodes --------------------------------------------------------------------------------
 
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+    def __getattr__(self, op_type: str) -> Callable[..., Var]:
         if not op_type[:1].isupper():
             raise AttributeError(op_type)
 
-        def make(*inputs: Any, outputs: int = 1, dims: Dims | None = None, **attributes: Any) -> Any:
-            return self.node(op_type, inputs, attributes, outputs, dims)
+        def make(*inputs: Any, dims: Dims | None = None, **attributes: Any) -> Var:
+            return self.node(op_type, inputs, attributes, dims)
 
         return make
 
@@ -173,32 +172,35 @@ class Builder:
         op_type: str,
         inputs: Sequence[Any],
         attributes: dict[str, Any] | None = None,
-        outputs: int = 1,
         dims: Dims | None = None,
-    ) -> Any:
-        """Append one node; its output, or a tuple of them if ``outputs`` > 1."""
+    ) -> Var:
+        """Append one node of one output.
+
+        Args:
+            op_type: the operator.
+            inputs: see the class.
+            attributes: by name; those that are None are left out.
+            dims: the output's shape, where it is known and is not that of the operands.
+        """
         like = next((i for i in inputs if isinstance(i, Var) and _is_float(i.dtype)), None)
         operands = [None if i is None else self.operand(i, like) for i in inputs]
+        while operands and operands[-1] is None:
+            operands.pop()
         made = ir.node(
             op_type,
             [None if o is None else o.value for o in operands],
             {k: v for k, v in (attributes or {}).items() if v is not None},
-            num_outputs=outputs,
             name=self.unique(f"{NODE_PREFIX}{self.scope}{op_type}"),
             doc_string=self.doc or None,
         )
-        for k, v in enumerate(made.outputs):
-            v.name = self.unique(f"{made.name}_output_{k}")
-        first = next((o for o in operands if o is not None), None)
-        dtype = _result_dtype(op_type, first, like, attributes or {})
-        for v in made.outputs:
-            if dtype is not None:
-                v.type = ir.TensorType(dtype)
+        value = made.outputs[0]
+        value.name = self.unique(f"{made.name}_output_0")
+        dtype = _result_dtype(op_type, operands, attributes or {})
+        if dtype is not None:
+            value.type = ir.TensorType(dtype)
         self.graph.append(made)
         self.added.append(made)
-        if outputs == 1:
-            return Var(made.outputs[0], self, dims if dims is not None else _guess_dims(op_type, operands))
-        return tuple(Var(v, self, None) for v in made.outputs)
+        return Var(value, self, dims if dims is not None else _guess_dims(op_type, operands))
 
     def operand(self, x: Any, like: Var | None = None) -> Var:
         """``x`` as a tensor; a number takes the dtype of ``like``, ints in a sequence are int64."""
@@ -228,7 +230,7 @@ class Builder:
         """An arithmetic or comparison node; a number takes the tensor's dtype."""
         like = a if isinstance(a, Var) else b
         assert isinstance(like, Var)
-        return self.node(op_type, [self.operand(a, like), self.operand(b, like)])  # type: ignore[no-any-return]
+        return self.node(op_type, [self.operand(a, like), self.operand(b, like)])
 
     def output(self, x: Var, name: str, like: ir.Value) -> ir.Value:
         """A value fit to be a graph output: named ``name``, typed and shaped as ``like``.
@@ -238,7 +240,8 @@ class Builder:
         value = x.value
         ours = value.producer() in set(self.added) and not value.uses() and not value.is_graph_output()
         if not ours:
-            value = self.Identity(x).value
+            with self.working_on("vjp output", name):
+                value = self.Identity(x).value
         value.name = name
         value.type, value.shape = like.type, like.shape
         return value
@@ -251,13 +254,13 @@ class Builder:
         axis %= x.rank
         if isinstance(size, int):
             return size
-        return self.Squeeze(self.Shape(x, start=axis, end=axis + 1), [0], dims=())  # type: ignore[no-any-return]
+        return self.Squeeze(self.Shape(x, start=axis, end=axis + 1), [0], dims=())
 
     def shape_of(self, x: Var) -> Var:
         """The shape of ``x`` as an int64 vector, constant if it is static."""
         if x.dims is not None and is_static(x.dims):
             return self.const(np.asarray(x.dims, dtype=np.int64))
-        return self.Shape(x)  # type: ignore[no-any-return]
+        return self.Shape(x)
 
     def reshape(self, x: Var, dims: Sequence[Dim | Var], like: Var | None = None) -> Var:
         """``x`` with new dims; those that are not numbers are read at run time.
@@ -285,11 +288,11 @@ class Builder:
             target = self.shape_of(like)
         else:
             raise self.shape_unknown(x.value)
-        return self.Reshape(x, target, dims=known)  # type: ignore[no-any-return]
+        return self.Reshape(x, target, dims=known)
 
     def reshape_scalar(self, x: Var) -> Var:
         """A scalar as a vector of one entry."""
-        return self.Unsqueeze(x, [0], dims=(1,))  # type: ignore[no-any-return]
+        return self.Unsqueeze(x, [0], dims=(1,))
 
     def reshape_like(self, x: Var, like: Var) -> Var:
         """``x`` in the shape of ``like``."""
@@ -299,12 +302,12 @@ class Builder:
         """``x`` broadcast to the shape of ``like``."""
         if x.dims is not None and like.dims is not None and x.dims == like.dims and None not in x.dims:
             return x
-        return self.Expand(x, self.shape_of(like), dims=like.dims)  # type: ignore[no-any-return]
+        return self.Expand(x, self.shape_of(like), dims=like.dims)
 
     def zeros_like(self, x: Var) -> Var:
         """Zeros in the shape and dtype of ``x``."""
         zero = self.const(np.zeros((), x.dtype.numpy()))
-        return self.Expand(zero, self.shape_of(x), dims=x.dims)  # type: ignore[no-any-return]
+        return self.Expand(zero, self.shape_of(x), dims=x.dims)
 
     def sum(self, x: Var, axes: Sequence[int], keepdims: bool = True) -> Var:
         """Sum over axes."""
@@ -312,7 +315,7 @@ class Builder:
         if not axes:
             return x
         dims = tuple(1 if k in axes else d for k, d in enumerate(x.shape) if keepdims or k not in axes)
-        return self.ReduceSum(x, axes, keepdims=int(keepdims), dims=dims)  # type: ignore[no-any-return]
+        return self.ReduceSum(x, axes, keepdims=int(keepdims), dims=dims)
 
     def count(self, x: Var, axes: Sequence[int]) -> Scalar | Var:
         """The number of elements along axes: an int, or a scalar of x's dtype where unknown."""
@@ -320,7 +323,7 @@ class Builder:
         if is_static(sizes):
             return math.prod(int(s) for s in sizes if s is not None)
         picked = self.Gather(self.Shape(x), [a % x.rank for a in axes], axis=0)
-        return self.Cast(self.ReduceProd(picked, keepdims=0, dims=()), to=x.dtype, dims=())  # type: ignore[no-any-return]
+        return self.Cast(self.ReduceProd(picked, keepdims=0, dims=()), to=x.dtype, dims=())
 
     def slice(self, x: Var, starts: Any, ends: Any, axes: Sequence[int], steps: Any = None) -> Var:
         """Slice along axes; bounds are ints or an int64 vector."""
@@ -333,7 +336,7 @@ class Builder:
                 dims[axis] = len(range(*slice(starts[k], _clamp(ends[k], step), step).indices(size)))
             else:
                 dims[axis] = None
-        return self.Slice(x, starts, ends, list(axes), steps, dims=tuple(dims))  # type: ignore[no-any-return]
+        return self.Slice(x, starts, ends, list(axes), steps, dims=tuple(dims))
 
     def pad(self, x: Var, begins: Sequence[Any], ends: Sequence[Any], value: Scalar = 0) -> Var:
         """Constant padding on every axis; entries are ints or scalar int64 tensors."""
@@ -343,20 +346,26 @@ class Builder:
         if all(isinstance(p, int) for p in both):
             pads: Any = both
         else:
-            pads = self.Concat(*[self.operand([p]) if isinstance(p, int) else self.reshape_scalar(p) for p in both], axis=0)
+            pads = self.Concat(
+                *[self.operand([p]) if isinstance(p, int) else self.reshape_scalar(p) for p in both], axis=0
+            )
         dims = tuple(
-            d + b + e if isinstance(d, int) and isinstance(b, int) and isinstance(e, int) else None if not (b == 0 and e == 0) else d
+            d + b + e
+            if isinstance(d, int) and isinstance(b, int) and isinstance(e, int)
+            else None
+            if not (b == 0 and e == 0)
+            else d
             for d, b, e in zip(x.shape, begins, ends, strict=True)
         )
         fill = None if value == 0 else self.operand(value, x)
-        return self.Pad(x, pads, fill, dims=dims)  # type: ignore[no-any-return]
+        return self.Pad(x, pads, fill, dims=dims)
 
     def transpose(self, x: Var, perm: Sequence[int]) -> Var:
         """Transpose; nothing for the identity."""
         if list(perm) == list(range(len(perm))):
             return x
         dims = None if x.dims is None else tuple(x.dims[p] for p in perm)
-        return self.Transpose(x, perm=list(perm), dims=dims)  # type: ignore[no-any-return]
+        return self.Transpose(x, perm=list(perm), dims=dims)
 
     def swap(self, x: Var) -> Var:
         """The last two axes exchanged."""
@@ -366,7 +375,7 @@ class Builder:
         """Select; numbers take the other branch's dtype."""
         like = a if isinstance(a, Var) else b if isinstance(b, Var) else None
         dims = _broadcast([condition.dims, *(x.dims if isinstance(x, Var) else () for x in (a, b))])
-        return self.Where(condition, self.operand(a, like), self.operand(b, like), dims=dims)  # type: ignore[no-any-return]
+        return self.Where(condition, self.operand(a, like), self.operand(b, like), dims=dims)
 
     def times(self, g: Var, W: Var, transposed: bool = False) -> Var:
         """``g @ W`` (or ``g @ W`` with W's last two axes exchanged).
@@ -375,7 +384,7 @@ class Builder:
         """
         indices = self._one_hots.get(g.value)
         if indices is None or W.rank != 2:
-            return self.MatMul(g, self.swap(W) if transposed else W)  # type: ignore[no-any-return]
+            return self.MatMul(g, self.swap(W) if transposed else W)
         rows = self.Gather(W, indices, axis=int(transposed))
         picked = Var(rows.value, self, (W.shape[0], g.shape[0]) if transposed else (g.shape[0], W.shape[1]))
         return self.swap(picked) if transposed else picked
@@ -391,10 +400,12 @@ class Builder:
     def iota(self, x: Var, axis: int) -> Var:
         """0, 1, 2, ... along an axis of ``x``: int64, one axis."""
         size = self.dim(x, axis)
-        if isinstance(size, int):
+        if isinstance(size, int) and size <= _LONG:
             return self.const(np.arange(size, dtype=np.int64))
+        # Not stored but counted: ONNX Runtime folds it at load if the size is a number.
         zero, one = (self.const(np.asarray(v, dtype=np.int64)) for v in (0, 1))
-        return self.Range(zero, size, one, dims=(x.shape[axis],))  # type: ignore[no-any-return]
+        limit = self.const(np.asarray(size, dtype=np.int64)) if isinstance(size, int) else size
+        return self.Range(zero, limit, one, dims=(x.shape[axis],))
 
     def vector(self, entries: Sequence[int | Var]) -> Any:
         """Ints and int64 scalars as bounds: a plain list if all are ints, else a vector of the graph."""
@@ -420,11 +431,11 @@ class Builder:
 
     def cast(self, x: Var, to: ir.DataType) -> Var:
         """Cast; nothing if it is that type already."""
-        return x if x.dtype == to else self.Cast(x, to=to, dims=x.dims)  # type: ignore[no-any-return]
+        return x if x.dtype == to else self.Cast(x, to=to, dims=x.dims)
 
     def mask(self, condition: Var, like: Var) -> Var:
         """A condition as 0 and 1 in the dtype of ``like``."""
-        return self.Cast(condition, to=like.dtype, dims=condition.dims)  # type: ignore[no-any-return]
+        return self.Cast(condition, to=like.dtype, dims=condition.dims)
 
 
 def broadcast_dims(a: Dims, b: Dims) -> Dims:
@@ -458,10 +469,14 @@ def _broadcast(all_dims: Sequence[Dims | None]) -> Dims | None:
 
 
 _SAME_DIMS = frozenset(
-    ["Neg", "Exp", "Log", "Sqrt", "Erf", "Tanh", "Sigmoid", "Relu", "Abs", "Sign", "Cast", "Not", "Reciprocal", "Softmax", "Clip", "Identity", "Sin", "Cos"]
+    """
+    Neg Exp Log Sqrt Erf Tanh Sigmoid Relu Abs Sign Cast Not Reciprocal Softmax Clip Identity Sin Cos
+    """.split()
 )
 _BROADCASTING = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Max", "Min"]
+    """
+    Add Sub Mul Div Pow Greater Less GreaterOrEqual LessOrEqual Equal And Or Max Min
+    """.split()
 )
 _TO_BOOL = frozenset(["Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Not"])
 
@@ -480,7 +495,7 @@ def _guess_dims(op_type: str, operands: Sequence[Var | None]) -> Dims | None:
 
 
 def _result_dtype(
-    op_type: str, first: Var | None, like: Var | None, attributes: dict[str, Any]
+    op_type: str, operands: Sequence[Var | None], attributes: dict[str, Any]
 ) -> ir.DataType | None:
     if op_type in _TO_BOOL:
         return ir.DataType.BOOL
@@ -488,9 +503,8 @@ def _result_dtype(
         return ir.DataType(attributes["to"])
     if op_type in ("Shape", "ArgMax", "NonZero", "Size"):
         return ir.DataType.INT64
-    if op_type == "Where":
-        return like.dtype if like is not None else None
-    return first.dtype if first is not None else None
+    source = operands[int(op_type == "Where")] if operands else None
+    return source.dtype if source is not None else None
 
 
 def _clamp(end: int, step: int) -> int | None:

@@ -21,8 +21,12 @@ from .locality import input_axes
 from .registry import NotConstant, Rule, call, find_rule, input_name, stop_reason
 
 #: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
-#: down to the input's. MatMul broadcasts all but its last two axes, Gemm only its C.
-BROADCASTING = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "PRelu", "MatMul", "Expand", "Mod"])
+#: down to the input's. (MatMul broadcasts all but its last two axes, and Gemm only its C.)
+BROADCASTING = frozenset(
+    """
+    Add Sub Mul Div Pow Max Min Sum Mean Where PRelu Expand Mod
+    """.split()
+)
 
 
 @dataclass(frozen=True)
@@ -95,26 +99,31 @@ class _Walk:
         self.gaps: list[Gap] = []
         self.stopped: list[tuple[ir.Node, str]] = []
         self.reached = set(wrt)
+        self._links: list[tuple[Iterable[ir.Value | None], Sequence[ir.Value]]] = []
         ancestors = _ancestors(of)
         self.steps = self._plan([n for n in op.graph if n in ancestors])
         self._of = of
 
     def leads_from(self, value: ir.Value) -> bool:
-        """Whether the score was reached from this value along the planned steps."""
-        seen = {value}
-        for step in self.steps:
-            if any(step.node.inputs[i] in seen for i in step.indices):
-                seen.update(step.node.outputs)
-        seen.update(v for g in self.gaps for v in g.node.outputs)
+        """Whether the score was reached from this value, over steps and gaps."""
+        seen: set[ir.Value | None] = {value}
+        for reads, writes in self._links:
+            if any(v in seen for v in reads):
+                seen.update(writes)
         return self._of in seen
 
     def _plan(self, nodes: Iterable[ir.Node]) -> list[Step]:
         steps: list[Step] = []
         for node in nodes:
+            opset = self.op.opset
+            captured = [v for v in _captured(node) if v in self.reached]
+            if captured:
+                self.gaps.append(Gap(node, "(captured)", "control flow has no gradient", opset))
+                self._links.append((captured, node.outputs))
+                self.reached.update(node.outputs)
             indices = self._carrying(node)
             if not indices:
                 continue
-            opset = self.op.opset
             names = [input_name(node, i, opset) for i in indices]
             missing = [n for n in names if find_rule(node, n, opset) is None]
             outputs = [v for v in node.outputs if _is_float(v)]
@@ -131,6 +140,7 @@ class _Walk:
                     steps.append(Step(node, indices, body))
                     outputs = [v for v in outputs if body.get(v) in self.reached]
             self.reached.update(outputs)
+            self._links.append(([node.inputs[i] for i in indices], outputs))
         return steps
 
     def _carrying(self, node: ir.Node) -> tuple[int, ...]:
@@ -144,8 +154,6 @@ class _Walk:
                 indices.append(i)
             else:
                 self.stopped.append((node, reason))
-        if any(v in self.reached for v in _captured(node)):
-            self.gaps.append(Gap(node, "(captured)", "control flow has no gradient", self.op.opset))
         return tuple(indices)
 
 
@@ -161,9 +169,10 @@ def _reverse(
         parts = flowing.pop(value, None)
         if not parts:
             return None
-        g = total(op, parts)
-        if value in targets:
-            found[value] = g = dense(op, g)
+        with op.working_on("vjp total", value.name or ""):
+            g = total(op, parts)
+            if value in targets:
+                found[value] = g = dense(op, g)
         return g
 
     for step in reversed(walk.steps):
@@ -236,9 +245,9 @@ def _apply_on_stretch(
 def _finish(op: Builder, node: ir.Node, g: Var, out: Dims | None, index: int, x: Var) -> Var:
     """Undo broadcasting, and note the shape that the gradient now has: that of its input."""
     if node.op_type in BROADCASTING or (node.op_type == "Gemm" and index == 2):
-        g = sum_to(op, Var(g.value, op, _rule_dims(node, out, index)), x)
+        g = sum_to(op, Var(g.value, op, out), x)
     elif node.op_type == "MatMul":
-        g = sum_to(op, g, x) if g.dims is not None and x.dims is not None else g
+        g = sum_to(op, g, x)
     if g.dims != x.dims and x.dims is not None:
         g = Var(g.value, op, x.dims)
     if g.value.shape is None and x.dims is not None and g.value.producer() in op.added[-64:]:
@@ -262,22 +271,13 @@ def sum_to(op: Builder, g: Var, x: Var) -> Var:
     differ = op.Not(op.Equal(padded, op.Shape(g)))
     axes = op.Squeeze(op.NonZero(differ), [0])
     g = op.ReduceSum(g, axes, keepdims=1, noop_with_empty_axes=1)
-    return op.Reshape(g, op.shape_of(x), dims=x.dims)  # type: ignore[no-any-return]
-
-
-def _rule_dims(node: ir.Node, out: Dims | None, index: int) -> Dims | None:
-    """The shape in which a broadcasting operator's rule returns its gradient."""
-    if node.op_type != "MatMul":
-        return out
-    return None
+    return op.Reshape(g, op.shape_of(x), dims=x.dims)
 
 
 def _ambiguous(node: ir.Node, axes: Sequence[int | None]) -> bool:
     """Whether one value stands at two inputs with its cells on different axes."""
     seen: dict[ir.Value, int | None] = {}
-    return any(
-        v is not None and seen.setdefault(v, a) != a for v, a in zip(node.inputs, axes, strict=True)
-    )
+    return any(v is not None and seen.setdefault(v, a) != a for v, a in zip(node.inputs, axes, strict=True))
 
 
 def _ancestors(of: ir.Value) -> set[ir.Node]:

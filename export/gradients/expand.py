@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnx.reference
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
-from .builder import Builder
-from .registry import schema
+from .builder import NODE_PREFIX, Builder, Dim, dims_of, is_static
+from .registry import constant, schema
 
-_FUNCTION_DOMAIN = "onnxcam.body"
+_DOMAIN = "onnxcam.body"
 
 
 def expand(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
@@ -29,58 +32,50 @@ def expand(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
         For each output of ``node`` the value that recomputes it, or None if ONNX has no body for
         this operator at this opset.
     """
-    body = _body_nodes(node, op.opset)
-    if body is None:
+    function = _definition(node, op.opset)
+    if function is None:
         return None
-    graph, names = body
-    known: dict[str, ir.Value] = {
-        inner.name: outer  # type: ignore[misc]
-        for inner, outer in zip(graph.inputs, [v for v in node.inputs if v is not None], strict=True)
-    }
-    replaced = {v.name: w for v, w in zip(names, node.outputs, strict=True)}
-    for initializer in graph.initializers.values():
-        assert initializer.name is not None and initializer.const_value is not None
-        known[initializer.name] = op.const(initializer.const_value.numpy()).value
+    graph = _inlined(node, function, op.opset)
+    known = {v.name: v for v in node.inputs if v is not None}
+    for name, value in graph.initializers.items():
+        if name not in known:
+            assert value.const_value is not None
+            known[name] = op.const(value.const_value.numpy()).value
+    # The names that inference invents for other sizes are unique within the body alone.
+    symbols = {d for v in (*node.inputs, *node.outputs) if v is not None for d in dims_of(v) or ()}
     for inner in graph:
-        made = ir.node(
+        made = ir.Node(
+            "",
             inner.op_type,
-            [None if v is None else known[v.name] for v in inner.inputs],  # type: ignore[index]
-            {a.name: a.value for a in inner.attributes.values()},
+            [None if v is None else known[v.name] for v in inner.inputs],
+            inner.attributes.values(),
             num_outputs=len(inner.outputs),
-            name=op.unique(f"onnxcam/{op.scope}{inner.op_type}"),
-            doc_string=f"definition of {node.op_type} of {node.name}",
+            name=op.unique(f"{NODE_PREFIX}{op.scope}{inner.op_type}"),
+            doc_string=op.doc,
         )
         for k, (a, b) in enumerate(zip(inner.outputs, made.outputs, strict=True)):
             b.name = op.unique(f"{made.name}_output_{k}")
-            b.type, b.shape, b.const_value = a.type, a.shape, a.const_value
-            assert a.name is not None
+            b.type, b.shape = a.type, _known_shape(a, symbols)
             known[a.name] = b
         op.graph.append(made)
         op.added.append(made)
-    return {w: known[name] for name, w in replaced.items() if name in known}  # type: ignore[index]
+    return {v: known[v.name] for v in node.outputs if v.name}
 
 
-def _body_nodes(node: ir.Node, opset: int) -> tuple[ir.Graph, list[ir.Value]] | None:
-    """The body as a graph of its own with shapes inferred, and its outputs in the node's order."""
-    found = schema(node.op_type, node.domain, opset)
-    if found is None or node.domain:
-        return None
-    proto = ir.serde.serialize_node(node)
-    types = [
-        ir.serde.serialize_value(v).type for v in node.inputs if v is not None and v.type is not None
-    ]
-    if len(types) != sum(v is not None for v in node.inputs):
+def _definition(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
+    """ONNX's definition of a node, which may depend on its attributes and types; None if there is none."""
+    found: Any = schema(node.op_type, node.domain, opset)
+    if found is None or node.domain or any(v is not None and v.type is None for v in node.inputs):
         return None
     if found.has_function:
         versions = [v for v in found.function_opset_versions if v <= opset]
         raw = found.get_function_with_opset_version(versions[-1]) if versions else None
     elif found.has_context_dependent_function:
         versions = [v for v in found.context_dependent_function_opset_versions if v <= opset]
-        with_absent = [_type_of(v) for v in node.inputs]
+        call = ir.serde.serialize_node(node).SerializeToString()
+        types = [_type_of(v).SerializeToString() for v in node.inputs]
         raw = (
-            found.get_context_dependent_function_with_opset_version(
-                versions[-1], proto.SerializeToString(), with_absent
-            )
+            found.get_context_dependent_function_with_opset_version(versions[-1], call, types)
             if versions
             else None
         )
@@ -90,27 +85,88 @@ def _body_nodes(node: ir.Node, opset: int) -> tuple[ir.Graph, list[ir.Value]] | 
         return None
     function = onnx.FunctionProto()
     function.ParseFromString(raw)
-    function.domain, function.name = _FUNCTION_DOMAIN, node.op_type
-    call = onnx.NodeProto()
-    call.CopyFrom(proto)
-    call.domain = _FUNCTION_DOMAIN
-    inputs = _unique(onnx.helper.make_value_info(i, t) for i, t in zip([i for i in call.input if i], types, strict=True))
-    outputs = [onnx.helper.make_empty_tensor_value_info(o) for o in call.output if o]
-    for info, v in zip(outputs, [o for o in node.outputs if o.name], strict=True):
-        if v.type is not None:
-            info.CopyFrom(ir.serde.serialize_value(v))
+    function.domain, function.name = _DOMAIN, node.op_type
+    return function
+
+
+def _inlined(node: ir.Node, function: onnx.FunctionProto, opset: int) -> ir.Graph:
+    """The body as a graph of its own, at the model's opset, with the names of the node and with shapes."""
+    call = ir.serde.serialize_node(node)
+    call.domain = _DOMAIN
+    found = schema(node.op_type, node.domain, opset)
+    assert found is not None
+    given = {a.name for a in call.attribute}
+    call.attribute.extend(
+        a.default_value for name, a in found.attributes.items() if name not in given and a.default_value.name
+    )
+    values = {v.name: v for v in node.inputs if v is not None and v.name}
+    # Axes and sizes say what shapes come out; weights do not, and may be large.
+    sizes = {
+        n: a for n, v in values.items() if v.dtype == ir.DataType.INT64 and (a := constant(v)) is not None
+    }
+    graph = onnx.helper.make_graph(
+        [call],
+        "body",
+        [onnx.helper.make_value_info(n, _type_of(v)) for n, v in values.items() if n not in sizes],
+        [ir.serde.serialize_value(v) for v in node.outputs if v.name],
+        [onnx.numpy_helper.from_array(a, n) for n, a in sizes.items()],
+    )
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([call], "body", inputs, outputs),
+        graph,
         functions=[function],
-        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(_FUNCTION_DOMAIN, 1)],
+        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(_DOMAIN, 1)],
         ir_version=10,
     )
-    model = onnx.inliner.inline_local_functions(model, convert_version=True)
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    built = ir.serde.deserialize_model(model)
+    built = ir.from_proto(onnx.inliner.inline_local_functions(model, convert_version=True))
     lift_constants(built.graph)
-    by_name = {v.name: v for v in built.graph.outputs}
-    return built.graph, [by_name.get(o.name) or o for o in node.outputs]
+    infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(built)
+    while _fold_sizes(built.graph, opset):
+        infer(built)
+    return built.graph
+
+
+def _fold_sizes(graph: ir.Graph, opset: int) -> bool:
+    """Turn whole numbers that known sizes and constants determine into constants; whether there were any.
+
+    Bodies are written for any shape and compute their axes and splits from it; inference stops there.
+    """
+    found = False
+    for node in list(graph):
+        value = node.outputs[0] if len(node.outputs) == 1 else None
+        if value is None or value.is_graph_output() or value.dtype != ir.DataType.INT64:
+            continue
+        array = _size(node) if node.op_type == "Shape" else _computed(node, opset)
+        if array is not None:
+            tensor = ir.tensor(array, name=value.name)
+            made = ir.Value(
+                name=value.name,
+                type=ir.TensorType(tensor.dtype),
+                shape=ir.Shape(array.shape),
+                const_value=tensor,
+            )
+            value.replace_all_uses_with(made)
+            graph.remove(node, safe=True)
+            graph.register_initializer(made)
+            found = True
+    return found
+
+
+def _size(node: ir.Node) -> np.ndarray[Any, Any] | None:
+    value = node.inputs[0]
+    dims = None if value is None else dims_of(value)
+    if dims is None:
+        return None
+    wanted = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
+    return np.asarray(wanted, dtype=np.int64) if is_static(wanted) else None
+
+
+def _computed(node: ir.Node, opset: int) -> np.ndarray[Any, Any] | None:
+    arrays: Any = {v.name: constant(v) for v in node.inputs if v is not None}
+    if not arrays or any(a is None for a in arrays.values()):
+        return None
+    evaluate: Any = onnx.reference.ReferenceEvaluator(ir.serde.serialize_node(node), opsets={"": opset})
+    return np.asarray(evaluate.run(None, arrays)[0])
 
 
 def lift_constants(graph: ir.Graph) -> None:
@@ -121,19 +177,22 @@ def lift_constants(graph: ir.Graph) -> None:
         if tensor is None or value.is_graph_output():
             continue
         constant = ir.Value(
-            name=value.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+            name=value.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
         )
         value.replace_all_uses_with(constant)
         graph.remove(node, safe=True)
         graph.register_initializer(constant)
 
 
-def _type_of(value: ir.Value | None) -> bytes:
-    if value is None:
-        return onnx.TypeProto().SerializeToString()
-    return ir.serde.serialize_value(value).type.SerializeToString()
+def _known_shape(value: ir.Value, symbols: set[Dim]) -> ir.Shape | None:
+    dims = dims_of(value)
+    return (
+        None if dims is None else ir.Shape([d if isinstance(d, int) or d in symbols else None for d in dims])
+    )
 
 
-def _unique(infos: Any) -> list[onnx.ValueInfoProto]:
-    return list({i.name: i for i in infos}.values())
-
+def _type_of(value: ir.Value | None) -> onnx.TypeProto:
+    return onnx.TypeProto() if value is None else ir.serde.serialize_value(value).type

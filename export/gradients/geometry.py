@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from .builder import Builder, Var, dims_of
+from .builder import Builder, Var, dims_of, is_static
 
 GEOMETRY_NAMES = frozenset(("strides", "pads", "dilations", "kernel_shape"))
 
@@ -22,12 +22,12 @@ def geometry(op: Builder, node: ir.Node) -> dict[str, tuple[Any, ...]]:
     """
     data = node.inputs[0]
     assert data is not None
-    attributes = {name: a.value for name, a in node.attributes.items()}
-    kernel = attributes.get("kernel_shape")
+    attributes: dict[str, Any] = {name: a.value for name, a in node.attributes.items()}
+    kernel: Any = attributes.get("kernel_shape")
     if kernel is None:
         weight = node.inputs[1]
         dims = dims_of(weight) if weight is not None else None
-        if dims is None or not all(isinstance(d, int) for d in dims[2:]):
+        if dims is None or not is_static(dims[2:]):
             raise op.shape_unknown(weight or data)
         kernel = dims[2:]
     rank = len(kernel)

@@ -17,7 +17,11 @@ from .builder import Dims, dims_of
 InputAxes: TypeAlias = list[int | None]
 
 _POINTWISE = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Where", "Sum", "Max", "Min", "Mean", "Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Neg", "Abs", "Reciprocal", "Identity", "Cast", "Dropout", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign", "Mish", "Swish"]
+    """
+    Add Sub Mul Div Pow Where Sum Max Min Mean Relu Sigmoid Tanh Erf Gelu Exp Log Sqrt Neg Abs
+    Reciprocal Identity Cast Dropout Clip HardSigmoid HardSwish LeakyRelu Elu Selu Celu Softplus
+    Softsign Mish Swish
+    """.split()
 )
 
 

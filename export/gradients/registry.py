@@ -11,7 +11,7 @@ their formal names in the ONNX specification, keyword-only parameters are attrib
 must be constant: the newer form of many attributes). The rule returns the gradient in the shape of
 the input; for the operators that broadcast, in the shape of the output: the engine sums it down.
 
-Four names are special: ``node`` (the node), ``index`` (which of a variadic input's tensors),
+Three names are special: ``index`` (which of a variadic input's tensors),
 ``gs`` instead of ``g`` (one gradient per output, None where nothing flows), and, for convolutions
 and pools, ``strides, pads, dilations, kernel_shape`` come with the defaults that the specification
 gives in prose and with ``auto_pad`` resolved.
@@ -30,9 +30,10 @@ import onnx
 import onnx_ir as ir
 
 from .builder import Builder, Var
+from .cotangent import Cotangent
 from .geometry import GEOMETRY_NAMES, geometry
 
-_SPECIAL = frozenset(("op", "g", "gs", "node", "index"))
+_SPECIAL = frozenset(("op", "g", "gs", "index"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rule:
     domain: str
     wrt: str
     since: int
-    function: Callable[..., Var]
+    function: Callable[..., Cotangent]
     tensors: tuple[str, ...]
     attributes: tuple[str, ...]
     wants: frozenset[str]
@@ -59,7 +60,7 @@ _STOPS: dict[tuple[str, str, str | None], str] = {}
 
 def vjp(
     op_type: str, wrt: str, since: int = 1, domain: str = ""
-) -> Callable[[Callable[..., Var]], Callable[..., Var]]:
+) -> Callable[[Callable[..., Cotangent]], Callable[..., Cotangent]]:
     """Register the rule for one input of an operator; see the module's docstring.
 
     Args:
@@ -72,7 +73,7 @@ def vjp(
         ValueError: the same (operator, input, since) is registered already.
     """
 
-    def register(function: Callable[..., Var]) -> Callable[..., Var]:
+    def register(function: Callable[..., Cotangent]) -> Callable[..., Cotangent]:
         parameters = inspect.signature(function).parameters.values()
         rule = Rule(
             op_type,
@@ -162,7 +163,7 @@ def call(
     index: int,
     gs: Sequence[Var | None],
     view: Callable[[ir.Value], Var],
-) -> Var:
+) -> Cotangent:
     """Apply a rule.
 
     Args:
@@ -191,8 +192,6 @@ def call(
         arguments["g"] = next(g for g in gs if g is not None)
     if "gs" in rule.wants:
         arguments["gs"] = gs
-    if "node" in rule.wants:
-        arguments["node"] = node
     if "index" in rule.wants:
         names, _ = _formal(node.op_type, node.domain, opset, False)
         arguments["index"] = index - (len(names) - 1)

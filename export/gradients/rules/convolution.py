@@ -1,8 +1,9 @@
 """Convolutions."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..builder import Builder, Dim, Var
+from ..builder import Builder, Dim, Var, is_static
 from ..geometry import Pad, reach
 from ..registry import vjp
 
@@ -28,17 +29,12 @@ def conv_x(
     if static and all(s == 1 for s in strides) and min(back) >= 0:
         # With stride 1 the adjoint is a convolution with the mirrored weights; ONNX Runtime folds the
         # mirroring of a constant at load, and its Conv is faster than its ConvTranspose (depthwise: ~10x).
-        return op.Conv(  # type: ignore[no-any-return]
-            g, _mirrored(op, W, group), pads=back, dilations=dilations, group=group, dims=X.dims
-        )
-    sizes = X.shape[2:]
-    if static and list(begins) == list(ends) and all(isinstance(n, int) for n in sizes):
+        return op.Conv(g, _mirrored(op, W, group), pads=back, dilations=dilations, group=group, dims=X.dims)
+    sizes: tuple[Any, ...] = X.shape[2:]
+    if static and begins == ends and is_static(sizes):
         # A stride can leave far-edge rows unread; output_padding gives them their zero gradient.
-        unread = [
-            (n + 2 * p - r) % s
-            for n, p, r, s in zip(sizes, begins, spans, strides, strict=True)  # type: ignore[operator]
-        ]
-        return op.ConvTranspose(  # type: ignore[no-any-return]
+        unread = [(n + p + p - r) % s for n, p, r, s in zip(sizes, begins, spans, strides, strict=True)]
+        return op.ConvTranspose(
             g,
             W,
             strides=strides,
@@ -87,7 +83,9 @@ def scatter_windows(
 def crop(op: Builder, full: Var, begins: Sequence[Pad], like: Var) -> Var:
     """The part of ``full`` that starts at ``begins`` on the spatial axes and has the size of ``like``."""
     axes = range(2, like.rank)
-    wanted = [a for a in axes if begins[a - 2] != 0 or full.shape[a] != like.shape[a] or like.shape[a] is None]
+    wanted = [
+        a for a in axes if begins[a - 2] != 0 or full.shape[a] != like.shape[a] or like.shape[a] is None
+    ]
     if not wanted:
         return full
     starts = [begins[a - 2] for a in wanted]
@@ -105,7 +103,7 @@ def _plus(a: Pad, b: Pad) -> Pad:
 
 
 def _mirrored(op: Builder, W: Var, group: int) -> Var:
-    """Weights (M, C/group, k...) reversed along the kernel and with in and out channels exchanged per group."""
+    """Weights (M, C/group, k...) reversed along the kernel, in and out channels exchanged per group."""
     M, per_group, *kernel = W.shape
     axes = [k + 2 for k, size in enumerate(kernel) if size != 1]
     if axes:
@@ -115,7 +113,8 @@ def _mirrored(op: Builder, W: Var, group: int) -> Var:
         return op.transpose(W, [1, 0, *range(2, rank + 2)])
     if per_group == 1 and group == M:
         return W  # depthwise, one filter a channel
-    assert isinstance(M, int) and isinstance(per_group, int)
+    assert isinstance(M, int)
+    assert isinstance(per_group, int)
     split = op.reshape(W, (group, M // group, per_group, *kernel))
     swapped = op.transpose(split, [0, 2, 1, *range(3, rank + 3)])
     return op.reshape(swapped, (group * per_group, M // group, *kernel))

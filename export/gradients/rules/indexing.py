@@ -1,7 +1,8 @@
 """Gathers and scatters.
 
 An index that is a constant is undone by another gather: cell d of the input receives what the output's
-cells that read it hold, or an added zero. No scatter is needed, which TensorRT and the web lack.
+cells that read it hold, or an added zero. A scatter, whose addition TensorRT and the web lack, is left for
+indices that only the run time knows.
 """
 
 from typing import Any
@@ -57,48 +58,61 @@ def _mixed_along(op: Builder, table: Var, g: Var, axis: int, dims: tuple[Dim, ..
     return Var(back.value, op, dims)
 
 
+def added_along(op: Builder, g: Var, axis: int, rows: Var, size: int | Var) -> Var:
+    """The adjoint of ``take(x, rows, axis)`` for rows of the run time, which may be negative."""
+    full: list[int | Var] = [size if k == axis else op.dim(g, k) for k in range(g.rank)]
+    dims = tuple(n if isinstance(n, int) else g.shape[k] if k != axis else None for k, n in enumerate(full))
+    zeros = op.Expand(op.const(np.zeros((), g.dtype.numpy())), op.vector(full), dims=dims)
+    if g.rank > 1:
+        rows = op.Reshape(rows, [-1 if k == axis else 1 for k in range(g.rank)])
+        rows = op.Expand(rows, op.Shape(g))
+    return op.ScatterElements(zeros, rows, g, axis=axis, reduction="add", dims=dims)
+
+
 @vjp("Gather", wrt="data")
 def gather_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: int) -> Cotangent:
     axis %= data.rank
     size = data.shape[axis]
-    rank = indices.rank
     known = op.array(indices)
-    if known is not None and (isinstance(size, int) or (known >= 0).all()):
-        flat = known.reshape(-1)
-        if isinstance(size, int):
-            flat = np.where(flat < 0, flat + size, flat)
-        stretch = op.reshape(g, (*g.shape[:axis], len(flat), *g.shape[axis + rank :]), g if rank == 1 else None) if rank != 1 else g
-        if len(flat) and (np.diff(flat) == 1).all():
-            return window(op, stretch, data, axis, int(flat[0]), len(flat))
-        if isinstance(size, int):
-            return picked_along(op, stretch, axis, flat, size)
-    # An index of the run time: a table of which output cell reads which input cell.
-    if rank > 1:
-        raise NotConstant("its indices are computed at run time and have more than one axis")
-    spread = op.reshape(indices, (1,)) if rank == 0 else indices
-    cells = op.iota(data, axis)
-    column = op.Unsqueeze(cells, [1], dims=(size, 1))
-    wrapped = op.where(spread < 0, spread + op.dim(data, axis), spread)
-    table = op.mask(op.Equal(column, op.cast(wrapped, cells.dtype)), g)
-    if rank == 0:
+    count = None if known is None else known.size
+    # The axes of the indices as one, where the axis of the data was.
+    if indices.rank == 0:
         g = op.Unsqueeze(g, [axis], dims=(*g.shape[:axis], 1, *g.shape[axis:]))
-    return _mixed_along(op, table, g, axis, data.shape)
+    elif indices.rank > 1:
+        behind = [op.dim(data, k) for k in range(axis + 1, data.rank)]
+        dims = (*data.shape[:axis], count, *data.shape[axis + 1 :])
+        g = op.Reshape(g, op.vector([*[0] * axis, -1, *behind]), dims=dims)
+    if known is not None and isinstance(size, int):
+        known = np.where(known < 0, known + size, known)
+    if known is not None and (known >= 0).all():
+        flat = known.reshape(-1)
+        if len(flat) and (np.diff(flat) == 1).all():
+            return window(op, g, data, axis, int(flat[0]), len(flat))
+        if isinstance(size, int):
+            return picked_along(op, g, axis, flat, size)
+    rows = indices if indices.rank == 1 else op.Reshape(indices, [-1])
+    return added_along(op, g, axis, rows, op.dim(data, axis))
+
+
+@vjp("GatherElements", wrt="data")
+def gather_elements_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: int) -> Var:
+    return op.ScatterElements(op.zeros_like(data), indices, g, axis=axis, reduction="add", dims=data.dims)
 
 
 @vjp("GatherND", wrt="data")
 def gather_nd_data(op: Builder, g: Var, data: Var, indices: Var, *, batch_dims: int) -> Var:
+    if batch_dims:
+        raise NotConstant("it has batch_dims")
     known = op.array(indices)
-    if known is None or batch_dims:
-        raise NotConstant("its indices are computed at run time, or it has batch_dims")
-    depth = known.shape[-1]
-    sizes = data.shape[:depth]
-    if not all(isinstance(n, int) for n in sizes):
-        raise op.shape_unknown(data.value)
-    shape = tuple(int(n) for n in sizes if isinstance(n, int))
-    wrapped = np.where(known < 0, known + np.asarray(shape), known)
-    flat = np.ravel_multi_index(tuple(np.moveaxis(wrapped, -1, 0).reshape(depth, -1)), shape)
-    rows = op.reshape(g, (len(flat), *data.shape[depth:]))
-    return op.reshape_like(picked_along(op, rows, 0, flat, int(np.prod(shape))), data)
+    depth = known.shape[-1] if known is not None else 0
+    sizes = [n for n in data.shape[:depth] if isinstance(n, int)]
+    if known is None or len(sizes) < depth:
+        return op.ScatterND(op.zeros_like(data), indices, g, reduction="add", dims=data.dims)
+    wrapped = np.where(known < 0, known + np.asarray(sizes), known)
+    flat = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(wrapped, -1, 0).reshape(depth, -1)), sizes))
+    behind = [op.dim(data, k) for k in range(depth, data.rank)]
+    rows = op.Reshape(g, op.vector([len(flat), *behind]), dims=(len(flat), *data.shape[depth:]))
+    return op.reshape_like(picked_along(op, rows, 0, flat, int(np.prod(sizes))), data)
 
 
 @vjp("ScatterND", wrt="data")
@@ -107,11 +121,11 @@ def scatter_nd_data(op: Builder, g: Var, indices: Var, updates: Var, *, reductio
         return g
     if reduction not in (None, "none"):
         raise NotConstant(f"its reduction is {reduction!r}")
-    return op.ScatterND(g, indices, op.zeros_like(updates), dims=g.dims)  # type: ignore[no-any-return]
+    return op.ScatterND(g, indices, op.zeros_like(updates), dims=g.dims)
 
 
 @vjp("ScatterND", wrt="updates")
 def scatter_nd_updates(op: Builder, g: Var, indices: Var, updates: Var, *, reduction: str | None) -> Var:
     if reduction not in (None, "none", "add"):
         raise NotConstant(f"its reduction is {reduction!r}")
-    return op.GatherND(g, indices, dims=updates.dims)  # type: ignore[no-any-return]
+    return op.GatherND(g, indices, dims=updates.dims)

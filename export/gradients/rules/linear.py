@@ -23,7 +23,7 @@ def matmul_b(op: Builder, g: Var, A: Var, B: Var) -> Var:
         return op.Unsqueeze(A, [1], dims=(*A.shape, 1)) * op.Unsqueeze(
             g, [-2], dims=(*g.shape[:-1], 1, g.shape[-1])
         )
-    return op.MatMul(op.swap(A), g)  # type: ignore[no-any-return]
+    return op.MatMul(op.swap(A), g)
 
 
 @vjp("Gemm", wrt="A")
@@ -35,7 +35,7 @@ def gemm_a(op: Builder, g: Var, A: Var, B: Var, *, alpha: float, transA: int, tr
 @vjp("Gemm", wrt="B")
 def gemm_b(op: Builder, g: Var, A: Var, *, alpha: float, transA: int, transB: int) -> Var:
     out = op.MatMul(A if transA else op.swap(A), g) * alpha
-    return op.swap(out) if transB else out  # type: ignore[no-any-return]
+    return op.swap(out) if transB else out
 
 
 @vjp("Gemm", wrt="C")
@@ -49,7 +49,9 @@ def einsum_inputs(op: Builder, g: Var, Inputs: tuple[Var, ...], index: int, *, e
     terms = left.split(",")
     mine, others = terms[index], [t for k, t in enumerate(terms) if k != index]
     if not arrow or "." in equation or any(len(set(t)) < len(t) for t in terms):
-        raise NotConstant(f"the equation {equation!r} repeats a label in a term, has an ellipsis or no output")
+        raise NotConstant(
+            f"the equation {equation!r} repeats a label in a term, has an ellipsis or no output"
+        )
     # Labels that only this term has were summed over: their gradient is the same everywhere.
     kept = [c for c in mine if c in out or any(c in t for t in others)]
     rest = [x for k, x in enumerate(Inputs) if k != index]
@@ -58,4 +60,3 @@ def einsum_inputs(op: Builder, g: Var, Inputs: tuple[Var, ...], index: int, *, e
         return Var(made.value, op, Inputs[index].dims)
     axes = [k for k, c in enumerate(mine) if c not in kept]
     return op.expand_like(op.Unsqueeze(made, axes), Inputs[index])
-

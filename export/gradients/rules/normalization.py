@@ -62,27 +62,14 @@ def rms_normalization_x(op: Builder, g: Var, X: Var, scale: Var, *, axis: int, e
 
 @vjp("InstanceNormalization", wrt="input")
 def instance_normalization_input(op: Builder, g: Var, input: Var, scale: Var, *, epsilon: float) -> Var:
-    return _standardized(
-        op, g * _per_channel(op, scale, input.rank), input, range(2, input.rank), epsilon
-    )
+    return _standardized(op, g * _per_channel(op, scale, input.rank), input, range(2, input.rank), epsilon)
 
 
 @vjp("GroupNormalization", wrt="X", since=21)
-def group_normalization_x(
-    op: Builder, g: Var, X: Var, scale: Var, *, epsilon: float, num_groups: int
-) -> Var:
-    channels = X.shape[1]
-    size = channels // num_groups if isinstance(channels, int) else None
-    grouped = (X.shape[0], num_groups, size, *X.shape[2:])
-    split = [0, num_groups, -1, *[d if isinstance(d, int) else 0 for d in X.shape[2:]]]
-    # A size of 0 copies the axis at the same place, which the split has moved: only sizes that are
-    # known, or one unknown, can be written down.
-    if not all(isinstance(d, int) for d in X.shape[2:]) or not isinstance(size, int):
-        raise op.shape_unknown(X.value)
-    split[2] = size
-
+def group_normalization_x(op: Builder, g: Var, X: Var, scale: Var, *, epsilon: float, num_groups: int) -> Var:
+    # What is averaged over is one axis of (N, groups, rest): no size needs to be known.
     def fold(x: Var) -> Var:
-        return op.Reshape(x, split, dims=grouped)  # type: ignore[no-any-return]
+        return op.Reshape(x, [0, num_groups, -1], dims=(X.shape[0], num_groups, None))
 
     weighted = fold(g * _per_channel(op, scale, X.rank))
-    return op.reshape_like(_standardized(op, weighted, fold(X), range(2, len(grouped)), epsilon), X)
+    return op.reshape_like(_standardized(op, weighted, fold(X), [2], epsilon), X)

@@ -60,7 +60,11 @@ def pow_x(op: Builder, g: Var, X: Var, Y: Var) -> Var:
         return g * X * 2
     if exponent == 1:
         return g
-    return g * Y * op.Pow(X, Y - 1)
+    Y = op.cast(Y, X.dtype)  # an exponent may be of another type
+    slope = Y * op.Pow(X, Y - 1)
+    if exponent is None or exponent == 0:
+        slope = op.where(op.Equal(Y, op.operand(0, Y)), 0.0, slope)  # 0 * 0^-1 is NaN
+    return g * slope
 
 
 @vjp("Pow", wrt="Y")
@@ -75,11 +79,18 @@ def mean_data(g: Var, data_0: tuple[Var, ...]) -> Var:
 
 
 @vjp("Max", wrt="data_0")
+def max_data(op: Builder, g: Var, data_0: tuple[Var, ...], max: Var, index: int) -> Var:
+    return _shared_by_ties(op, g, data_0, max, index)
+
+
 @vjp("Min", wrt="data_0")
-def extreme_data(op: Builder, g: Var, data_0: tuple[Var, ...], index: int, node: object) -> Var:
-    # Operands that tie share the gradient, as in torch.maximum.
-    out = op.wrap(node.outputs[0])  # type: ignore[attr-defined]
-    hits = [op.mask(op.Equal(x, out), g) for x in data_0]
+def min_data(op: Builder, g: Var, data_0: tuple[Var, ...], min: Var, index: int) -> Var:
+    return _shared_by_ties(op, g, data_0, min, index)
+
+
+def _shared_by_ties(op: Builder, g: Var, data: tuple[Var, ...], extreme: Var, index: int) -> Var:
+    """The gradient goes to the operand that won; those that tie share it, as in torch.maximum."""
+    hits = [op.mask(op.Equal(x, extreme), g) for x in data]
     count = hits[0]
     for hit in hits[1:]:
         count = count + hit

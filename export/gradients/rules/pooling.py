@@ -49,16 +49,10 @@ def max_pool_x(
     if _tiles(X, g, kernel_shape, strides, pads, dilations):
         return _max_of_tiles(op, g, X, kernel_shape)
     spans = reach(kernel_shape, dilations)
-    outs = [op.dim(g, a + 2) for a in range(rank)]
-    last = [(o - 1) * s + 1 for o, s in zip(outs, strides, strict=True)]  # one past the last window's start
+    last = _past_last_start(op, g, strides)
     begins = pads[:rank]
-    # Windows may reach past the declared padding (ceil_mode).
-    ends: list[Any] = []
-    for a in range(rank):
-        beyond = last[a] + (spans[a] - 1) - op.dim(X, a + 2) - begins[a]
-        ends.append(max(beyond, 0) if isinstance(beyond, int) else op.Max(beyond, op.operand(0, beyond), dims=()))
     lowest = float(np.finfo(X.dtype.numpy()).min) if X.dtype.name != "BFLOAT16" else -3e38
-    padded = op.pad(X, [0, 0, *begins], [0, 0, *ends], lowest)
+    padded = op.pad(X, [0, 0, *begins], _completing(op, g, X, strides, begins, spans), lowest)
     views = []
     for offsets in itertools.product(*[range(k) for k in kernel_shape]):
         starts = [o * d for o, d in zip(offsets, dilations, strict=True)]
@@ -72,7 +66,9 @@ def max_pool_x(
     one_hot = np.eye(cells, dtype=g.dtype.numpy()).reshape(cells, 1, *kernel_shape)
     return _unmerged(
         op,
-        scatter_windows(op, _merged(op, picked, cells), op.const(one_hot), X, strides, begins, dilations, spans),
+        scatter_windows(
+            op, _merged(op, picked, cells, rank), op.const(one_hot), X, strides, begins, dilations, spans
+        ),
         X,
     )
 
@@ -89,7 +85,6 @@ def average_pool_x(
     dilations: tuple[int, ...],
     count_include_pad: int,
     ceil_mode: int,
-    auto_pad: str,
 ) -> Var:
     rank = len(kernel_shape)
     cells = math.prod(kernel_shape)
@@ -101,7 +96,16 @@ def average_pool_x(
         g = g / cells
     elif is_static(sizes) and all(isinstance(p, int) for p in pads):
         counts = [
-            _counts(X.shape[a + 2], g.shape[a + 2], kernel_shape[a], strides[a], pads[a], pads[rank + a], dilations[a], bool(count_include_pad))
+            _counts(
+                X.shape[a + 2],
+                g.shape[a + 2],
+                kernel_shape[a],
+                strides[a],
+                pads[a],
+                pads[rank + a],
+                dilations[a],
+                bool(count_include_pad),
+            )
             for a in range(rank)
         ]
         table = counts[0]
@@ -109,23 +113,47 @@ def average_pool_x(
             table = np.multiply.outer(table, c)
         g = g / op.const(table.astype(g.dtype.numpy()))
     else:
-        # The share of each window that counts, by pooling ones (made from the data, so that they lie
-        # on its device).
+        # How many cells of each window count, by pooling ones (made from the data, so that they lie
+        # on its device) padded until every window is complete.
         first = op.slice(X, [0, 0], [1, 1], [0, 1])
+        ones = op.mask(op.Equal(first, first), g)
+        behind = _completing(op, g, X, strides, begins, spans)
+        declared: list[Pad] = [0, 0, *pads[rank:]]
+        begins_left: list[Pad] = [0, 0, *begins]
+        if count_include_pad:
+            ones = op.pad(ones, [0, 0, *begins], declared, 1)
+            begins_left = [0] * X.rank
+            behind = [_at_least_0(op, b - d) for b, d in zip(behind, declared, strict=True)]
         share = op.AveragePool(
-            op.mask(op.Equal(first, first), g),
+            op.pad(ones, begins_left, behind),
             kernel_shape=kernel_shape,
             strides=strides,
-            pads=None if auto_pad != "NOTSET" else pads,
-            auto_pad=auto_pad,
-            count_include_pad=1,
-            ceil_mode=ceil_mode,
+            dilations=dilations if any(d != 1 for d in dilations) else None,  # new in opset 19
             dims=(1, 1, *g.shape[2:]),
         )
-        g = g / cells if count_include_pad else g / (share * cells)
+        g = g / (share * cells)
     ones = op.const(np.ones((1, 1, *kernel_shape), dtype=g.dtype.numpy()))
-    spread = scatter_windows(op, _merged(op, g, 1), ones, X, strides, begins, dilations, spans)
+    spread = scatter_windows(op, _merged(op, g, 1, rank), ones, X, strides, begins, dilations, spans)
     return _unmerged(op, spread, X)
+
+
+def _past_last_start(op: Builder, g: Var, strides: Sequence[int]) -> list[Pad]:
+    """One past the cell at which the last window starts, along each spatial axis."""
+    return [(op.dim(g, a + 2) - 1) * s + 1 for a, s in enumerate(strides)]
+
+
+def _completing(
+    op: Builder, g: Var, X: Var, strides: Sequence[int], begins: Sequence[Pad], spans: Sequence[int]
+) -> list[Pad]:
+    """The padding behind each axis with which every window is complete, be it declared or ceil_mode's."""
+    last = _past_last_start(op, g, strides)
+    return [0, 0] + [
+        _at_least_0(op, last[a] + (span - 1) - op.dim(X, a + 2) - begins[a]) for a, span in enumerate(spans)
+    ]
+
+
+def _at_least_0(op: Builder, n: Pad) -> Pad:
+    return max(n, 0) if isinstance(n, int) else op.Max(n, op.operand(0, n), dims=())
 
 
 def _counts(
@@ -146,12 +174,14 @@ def _tiles(
     dilations: Sequence[int],
 ) -> bool:
     """Whether the windows tile the input: each cell in exactly one."""
+    sizes: tuple[Any, ...] = (*X.shape[2:], *g.shape[2:])
+    rank = len(kernel_shape)
     return (
         tuple(kernel_shape) == tuple(strides)
         and all(isinstance(p, int) and p == 0 for p in pads)
         and all(d == 1 for d in dilations)
-        and is_static(X.shape[2:])
-        and all(n == o * k for n, o, k in zip(X.shape[2:], g.shape[2:], kernel_shape, strict=True))  # type: ignore[operator]
+        and is_static(sizes)
+        and all(n == o * k for n, o, k in zip(sizes[:rank], sizes[rank:], kernel_shape, strict=True))
     )
 
 
@@ -170,7 +200,7 @@ def _max_of_tiles(op: Builder, g: Var, X: Var, kernel: Sequence[int]) -> Var:
     picked = op.where(op.Equal(winner, op.iota(flat, rank + 2)), g, 0.0)
     back = op.Reshape(picked, [0, 0, *lead[2:], *kernel], dims=(*lead, *kernel))
     merged = op.transpose(back, [order.index(k) for k in range(len(order))])
-    return op.Reshape(merged, [0, 0, *X.shape[2:]], dims=X.dims)  # type: ignore[no-any-return]
+    return op.Reshape(merged, [0, 0, *X.shape[2:]], dims=X.dims)
 
 
 def _spread_over_tiles(op: Builder, g: Var, X: Var, kernel: Sequence[int]) -> Var:
@@ -178,17 +208,17 @@ def _spread_over_tiles(op: Builder, g: Var, X: Var, kernel: Sequence[int]) -> Va
     filled = [v for o, k in zip(g.shape[2:], kernel, strict=True) for v in (o, k)]
     g = op.Reshape(g, [0, 0, *holes], dims=(*g.shape[:2], *holes))
     g = op.Expand(g, [1, 1, *filled], dims=(*g.shape[:2], *filled))
-    return op.Reshape(g, [0, 0, *X.shape[2:]], dims=X.dims)  # type: ignore[no-any-return]
+    return op.Reshape(g, [0, 0, *X.shape[2:]], dims=X.dims)
 
 
-def _merged(op: Builder, x: Var, channels: int) -> Var:
+def _merged(op: Builder, x: Var, channels: int, rank: int) -> Var:
     """(N, C, [channels,] ...) as (N*C, channels, ...): one weight serves all channels, whatever C is."""
-    spatial = x.shape[3:] if channels > 1 else x.shape[2:]
+    spatial = x.shape[-rank:]
     dims = (None, channels, *spatial)
     if is_static(spatial):
-        return op.Reshape(x, [-1, channels, *spatial], dims=dims)  # type: ignore[no-any-return]
-    tail = op.Shape(x, start=x.rank - len(spatial))
-    return op.Reshape(x, op.Concat([-1, channels], tail, axis=0), dims=dims)  # type: ignore[no-any-return]
+        return op.Reshape(x, [-1, channels, *spatial], dims=dims)
+    tail = op.Shape(x, start=x.rank - rank)
+    return op.Reshape(x, op.Concat([-1, channels], tail, axis=0), dims=dims)
 
 
 def _unmerged(op: Builder, x: Var, X: Var) -> Var:

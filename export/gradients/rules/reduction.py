@@ -15,7 +15,7 @@ def _restored(op: Builder, x: Var, data: Var, axes: list[int], keepdims: int) ->
     if keepdims or not axes:
         return x
     dims = tuple(1 if k in axes else d for k, d in enumerate(data.shape))
-    return op.Unsqueeze(x, axes, dims=dims)  # type: ignore[no-any-return]
+    return op.Unsqueeze(x, axes, dims=dims)
 
 
 @vjp("ReduceSum", wrt="data")

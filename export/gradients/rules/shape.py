@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..builder import Builder, Var
-from ..cotangent import Cotangent, Window, window
+from ..cotangent import Cotangent, dense, window
 from ..registry import NotConstant, vjp
-from .indexing import picked_along
+from .indexing import added_along, picked_along
 
 
 @vjp("Reshape", wrt="data")
@@ -49,7 +49,9 @@ def concat_inputs(op: Builder, g: Var, inputs: tuple[Var, ...], index: int, *, a
 
 
 @vjp("Split", wrt="input")
-def split_input(op: Builder, gs: Sequence[Var | None], input: Var, outputs: tuple[Var, ...], *, axis: int) -> Cotangent:
+def split_input(
+    op: Builder, gs: Sequence[Var | None], input: Var, outputs: tuple[Var, ...], *, axis: int
+) -> Cotangent:
     axis %= input.rank
     sizes = [op.dim(o, axis) for o in outputs]
     flowing = [k for k, g in enumerate(gs) if g is not None]
@@ -59,60 +61,55 @@ def split_input(op: Builder, gs: Sequence[Var | None], input: Var, outputs: tupl
         assert g is not None
         return window(op, g, input, axis, sum(sizes[:k]), sizes[k])  # type: ignore[arg-type]
     parts = [op.zeros_like(o) if g is None else g for g, o in zip(gs, outputs, strict=True)]
-    return op.Concat(*parts, axis=axis, dims=input.dims)  # type: ignore[no-any-return]
+    return op.Concat(*parts, axis=axis, dims=input.dims)
 
 
 @vjp("Slice", wrt="data")
-def slice_data(op: Builder, g: Var, data: Var, starts: Var, ends: Var, axes: Var | None, steps: Var | None) -> Cotangent:
+def slice_data(
+    op: Builder, g: Var, data: Var, starts: Var, ends: Var, axes: Var | None, steps: Var | None
+) -> Cotangent:
     along = op.ints(axes) if axes is not None else tuple(range(len(op.ints(starts) or starts.shape)))
     if along is None:
         raise NotConstant("its input axes is computed at run time")
-    stride = (1,) * len(along) if steps is None else op.ints(steps)
-    if stride is None:
-        raise NotConstant("its input steps is computed at run time")
+    strides = (1,) * len(along) if steps is None else op.ints(steps)
     first, last = op.ints(starts), op.ints(ends)
     out: Cotangent = g
     for k, axis in enumerate(a % data.rank for a in along):
         n = data.shape[axis]
-        wanted = None
-        if first is not None and last is not None and isinstance(n, int):
-            wanted = range(*slice(first[k], _end(last[k], stride[k]), stride[k]).indices(n))
-        elif first is not None and stride[k] == 1 and first[k] >= 0 and isinstance(g.shape[axis], int):
-            wanted = range(first[k], first[k] + g.shape[axis])  # type: ignore[operator]
-        out = _uncut(op, out, data, axis, wanted, k, starts, ends, stride[k])
+        stride = None if strides is None else strides[k]
+        length = g.shape[axis]
+        wanted: range | Var | None = None
+        if first is not None and last is not None and stride is not None and isinstance(n, int):
+            wanted = range(*slice(first[k], _end(last[k], stride), stride).indices(n))
+        elif first is not None and stride == 1 and first[k] >= 0 and isinstance(length, int):
+            wanted = range(first[k], first[k] + length)
+        if wanted is None:
+            bounds = [_entry(op, v, k) for v in (starts, ends)]
+            step = None if steps is None else _entry(op, steps, k)
+            # What the same Slice does to 0, 1, 2, ... tells which cells it read.
+            wanted = op.Slice(op.iota(data, axis), *bounds, [0], step, dims=(length,))
+        out = _uncut(op, dense(op, out), data, axis, wanted, stride)
     return out
 
 
-def _uncut(
-    op: Builder,
-    g: Cotangent,
-    data: Var,
-    axis: int,
-    wanted: range | None,
-    k: int,
-    starts: Var,
-    ends: Var,
-    step: int,
-) -> Cotangent:
-    if isinstance(g, Window):
-        g = g.dense(op)
-    if wanted is not None and wanted.step == 1:
-        # Only the last axis that is cut stays a stretch; those before are filled in on the way.
-        return window(op, g, Var(data.value, op, _mixed(g, data, axis)), axis, wanted.start, len(wanted))
+def _uncut(op: Builder, g: Var, data: Var, axis: int, wanted: range | Var, step: int | None) -> Cotangent:
+    """The adjoint of taking the cells ``wanted`` of one axis of ``data``."""
     n = data.shape[axis]
-    if wanted is not None and isinstance(n, int):
-        return picked_along(op, g, axis, np.asarray(wanted), n)
-    if step != 1:
-        raise NotConstant("its step is not 1 and its bounds are computed at run time")
-    # Bounds of the run time: what the same Slice does to 0, 1, 2, ... tells where it began.
+    restored = tuple(n if a == axis else d for a, d in enumerate(g.shape))
+    if isinstance(wanted, range):
+        if step == 1:
+            # Only the last axis that is cut stays a stretch; those before are filled in on the way.
+            return window(op, g, Var(data.value, op, restored), axis, wanted.start, len(wanted))
+        assert isinstance(n, int)
+        return picked_along(op, g, axis, np.asarray(wanted, dtype=np.int64), n)
     size = op.dim(data, axis)
-    counted = op.Slice(op.iota(data, axis), _entry(op, starts, k), _entry(op, ends, k), [0])
-    begin = op.Squeeze(op.slice(counted, [0], [1], [0]), [0], dims=())
+    if step != 1:
+        return added_along(op, g, axis, wanted, size)
+    begin = op.Squeeze(op.slice(wanted, [0], [1], [0]), [0], dims=())
     begins: list[Any] = [0] * g.rank
     tails: list[Any] = [0] * g.rank
     begins[axis], tails[axis] = begin, size - begin - op.dim(g, axis)
-    padded = op.pad(g, begins, tails)
-    return Var(padded.value, op, tuple(n if a == axis else d for a, d in enumerate(g.shape)))
+    return Var(op.pad(g, begins, tails).value, op, restored)
 
 
 def _mixed(g: Var, data: Var, axis: int) -> tuple[Any, ...]:
@@ -128,7 +125,9 @@ def _end(end: int, step: int) -> int | None:
 
 
 @vjp("Pad", wrt="data")
-def pad_data(op: Builder, g: Var, data: Var, *, pads: tuple[int, ...], axes: tuple[int, ...] | None, mode: str) -> Var:
+def pad_data(
+    op: Builder, g: Var, data: Var, *, pads: tuple[int, ...], axes: tuple[int, ...] | None, mode: str
+) -> Var:
     over = [a % data.rank for a in axes] if axes else list(range(data.rank))
     for k, axis in enumerate(over):
         begin, end = pads[k], pads[k + len(over)]
@@ -137,12 +136,14 @@ def pad_data(op: Builder, g: Var, data: Var, *, pads: tuple[int, ...], axes: tup
         n = data.shape[axis]
         if mode == "constant":
             g = _unpadded(op, g, data, axis, begin, end)
-        elif isinstance(n, int):
+        elif not isinstance(n, int):
+            # Where the cells of the result come from, by padding 0, 1, 2, ... alike.
+            source = op.Pad(op.iota(data, axis), [begin, end], mode=mode, dims=(g.shape[axis],))
+            g = added_along(op, g, axis, source, op.dim(data, axis))
+        else:
             source = np.pad(np.arange(n), (max(begin, 0), max(end, 0)), mode=mode)  # type: ignore[call-overload]
             source = source[max(-begin, 0) : len(source) - max(-end, 0)]
             g = picked_along(op, g, axis, source, n)
-        else:
-            raise op.shape_unknown(data.value)
     return g
 
 
@@ -159,7 +160,8 @@ def _unpadded(op: Builder, g: Var, data: Var, axis: int, begin: int, end: int) -
 
 @vjp("Tile", wrt="input")
 def tile_input(op: Builder, g: Var, input: Var, *, repeats: tuple[int, ...]) -> Var:
-    split: list[Any] = [v for r, d in zip(repeats, [op.dim(input, a) for a in range(input.rank)], strict=True) for v in (r, d)]
+    split: list[Any] = [
+        v for r, d in zip(repeats, [op.dim(input, a) for a in range(input.rank)], strict=True) for v in (r, d)
+    ]
     apart = op.reshape(g, split)
     return op.reshape_like(op.sum(apart, range(0, 2 * input.rank, 2), keepdims=False), input)
-
