@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 import google.protobuf.message
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -18,6 +20,7 @@ import onnx_ir.passes.common as passes
 from ..errors import ModelError, NotOnnx
 from .gradients.add import MINIMUM_OPSET
 from .gradients.expand import lift_constants
+from .gradients.registry import schema
 
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
 _LOWEST_IR_VERSION = 8  #: what opset 18 asks for
@@ -68,7 +71,9 @@ def load(source: ModelSource) -> ir.Model:
 
 
 def normalize(
-    model: ir.Model, input_shapes: Mapping[str, tuple[int | str, ...]] | None = None
+    model: ir.Model,
+    input_shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    lower: bool = False,
 ) -> ir.Model:
     """The normal form: no functions, constants as initializers, opset 18 or newer, shapes inferred.
 
@@ -78,6 +83,8 @@ def normalize(
     Args:
         model: changed in place; use the returned model, which is another one after an opset conversion.
         input_shapes: sizes to fix on graph inputs before shapes are inferred.
+        lower: bring a model above opset 18 down to it; operators that came later (Gelu,
+            GroupNormalization, ...) are replaced by ONNX's own definitions of them.
 
     Raises:
         ModelError: functions that cannot be inlined, or an opset that cannot be converted.
@@ -97,7 +104,7 @@ def normalize(
     # Before IR version 4 the converter looks for initializers among the inputs.
     model.ir_version = max(model.ir_version, _LOWEST_IR_VERSION)
     opset = model.graph.opset_imports.get("", OPSET)
-    if opset < OPSET:
+    if opset < OPSET or (lower and opset > OPSET):
         model = _converted(model, opset)
     model.graph.opset_imports.setdefault("", OPSET)
     _name_nodes(model.graph)
@@ -115,6 +122,11 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
     """The model at :data:`OPSET`, through ONNX's own converter, which sees no large weight."""
 
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
+        if newer := _newer_operators(model.graph, opset):
+            proto = onnx.shape_inference.infer_shapes(proto)
+            proto = onnx.inliner.inline_selected_functions(
+                proto, [("", op_type) for op_type in newer], inline_schema_functions=True
+            )
         return onnx.version_converter.convert_version(proto, OPSET)
 
     metadata = {
@@ -122,7 +134,7 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
     }
     with _without_big_weights(model) as big:
         try:
-            proto = _call(convert, model)
+            proto = convert(ir.to_proto(model))
         except Exception as e:
             raise ModelError(
                 f"The model's opset {opset} cannot be converted to {OPSET}: {_cause(e)}. "
@@ -143,6 +155,12 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
     converted.metadata_props.update(model.metadata_props)
     lift_constants(converted.graph)
     return converted
+
+
+def _newer_operators(graph: ir.Graph, opset: int) -> list[str]:
+    """Operators that :data:`OPSET` lacks or that its converter cannot bring down."""
+    used = {n.op_type for n in graph.all_nodes() if not n.domain} if opset > OPSET else set()
+    return sorted(t for t in used if schema(t, "", OPSET) is None or t == "GroupNormalization")
 
 
 def _infer_shapes(model: ir.Model) -> None:
@@ -170,12 +188,8 @@ def _without_big_weights(model: ir.Model) -> Iterator[dict[str, ir.TensorProtoco
         for value in list(graph.inputs)[len(inputs) :]:
             assert value.name is not None
             value.const_value = big[value.name]
+            graph.register_initializer(value)
         graph.inputs[:] = inputs
-        # The original model is not used again after a conversion, but an error must leave it whole.
-
-
-def _call(function: Callable[[onnx.ModelProto], onnx.ModelProto], model: ir.Model) -> onnx.ModelProto:
-    return function(ir.to_proto(model))
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -35,6 +35,7 @@ def rewrite_onnx(
     probability: bool = False,
     preprocess: str | Mapping[str, Any] | Preprocess | None = None,
     labels: Sequence[str] | None = None,
+    lower: bool = False,
     input_shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     example_inputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
     verify: bool = True,
@@ -49,6 +50,7 @@ def rewrite_onnx(
         probability: explain the probability, not the logit before a final softmax or sigmoid.
         preprocess: a preset's name, a record's fields, or a :class:`Preprocess`; None: not recorded.
         labels: the classes' names in index order; None: not recorded.
+        lower: bring a file above opset 18 down to it, where every operator has a CUDA kernel.
         input_shapes: sizes to fix on inputs (symbols stay open).
         example_inputs: what to verify with; random where left out.
         verify: run the result against the source in ONNX Runtime.
@@ -72,7 +74,7 @@ def rewrite_onnx(
     names = Names(model.graph)
     wanted = None if layers == AUTO else [layers] if isinstance(layers, str) else list(layers)
     tensors = None if wanted is None else {name: names.resolve(name) for name in wanted}
-    model = normalize(model, input_shapes)
+    model = normalize(model, input_shapes, lower)
     found = find_score(model.graph, score, probability)
     known = layouts(model.graph)
     chosen = choose(model.graph, tensors, found, known, names)
@@ -129,7 +131,8 @@ def choose(
         if value is None:
             raise UnknownLayer(f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input.")
         if value not in known:
-            shape = None if value.shape is None else list(value.shape)
+            dims = dims_of(value)
+            shape = None if dims is None else list(dims)
             raise UnknownLayer(
                 f"The layer {name!r} has shape {shape}, in which no spatial grid is known. "
                 "`onnxcam layers MODEL` lists the layers that have one."

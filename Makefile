@@ -1,0 +1,40 @@
+# Two commands need nothing but Python 3.11+: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+RUNTIME := .venv-demo
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench clean
+
+# Runtime only: no torch, no onnx.
+demo: $(RUNTIME)/.ready
+	$(RUNTIME)/bin/onnxcam demo
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/startup.py
+
+$(RUNTIME)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/python $(PIP) -e ".[cpu]"
+	touch $@
+
+# torchvision, timm and grad-cam without their dependencies: those ask for CUDA builds of torch.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) torch==2.13.0
+	$(BIN)/python $(PIP) -e ".[cpu,torch,test]"
+	$(BIN)/python $(PIP) --no-deps torchvision timm grad-cam captum ttach
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUNTIME) build dist *.egg-info onnxcam-demo

@@ -1,0 +1,79 @@
+"""What starting costs: importing the package, and rewriting ResNet-50's file.
+
+    python benchmarks/startup.py [--runs 9]
+
+Imports are timed as whole processes, taking turns with a process that imports numpy, OpenCV and ONNX
+Runtime alone; the ratio is the median of the pairs. The rewrite includes load, check, verification and save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from models import build
+from overhead import machine
+
+NEEDED = "import numpy, cv2, onnxruntime"
+OURS = "import onnxcam, onnxruntime"
+
+
+def process_seconds(code: str) -> float:
+    """Wall time of a fresh interpreter that runs ``code``."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - start
+
+
+def import_ratio(runs: int) -> float:
+    """Time to import onnxcam over the time to import what it needs, less the interpreter's own."""
+    ratios = []
+    for _ in range(runs + 1):
+        empty, needed, ours = (process_seconds(code) for code in ("pass", NEEDED, OURS))
+        ratios.append((ours - empty) / (needed - empty))
+    return statistics.median(ratios[1:])
+
+
+def rewrite_seconds(runs: int) -> tuple[float, float]:
+    """Seconds to rewrite ResNet-50 at its last layer, verified; and the growth of the file in percent."""
+    import torch
+
+    from onnxcam.export import rewrite_onnx
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = Path(folder, "resnet50.onnx")
+        program = torch.onnx.export(
+            build("resnet50"),
+            (torch.randn(2, 3, 224, 224),),
+            dynamo=True,
+            opset_version=18,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        program.save(source)
+        reports = [rewrite_onnx(source, Path(folder, "resnet50.cam.onnx")) for _ in range(runs)]
+        growth = 100 * (reports[0].bytes / reports[0].source_bytes - 1)
+        return statistics.median(r.seconds for r in reports), growth
+
+
+def main() -> None:
+    """Print both figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=9)
+    args = parser.parse_args()
+    print(machine(1))
+    print(f"import onnxcam / import numpy, cv2, onnxruntime: {import_ratio(args.runs):.2f}x", flush=True)
+    seconds, growth = rewrite_seconds(max(3, args.runs // 3))
+    print(f"rewrite ResNet-50 at its last layer: {seconds:.2f} s, file {growth:+.3f} %")
+
+
+if __name__ == "__main__":
+    main()
