@@ -18,7 +18,7 @@ from .builder import Builder, Dims, Var, dims_of
 from .cotangent import Cotangent, Window, dense, total, window
 from .expand import expand
 from .locality import input_axes
-from .registry import NotConstant, Rule, call, find_rule, input_name, stop_reason
+from .registry import NotConstant, Rule, call, find_rule, input_name, stop_reason, why_not
 
 #: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
 #: down to the input's. (MatMul broadcasts all but its last two axes, and Gemm only its C.)
@@ -125,7 +125,7 @@ class _Walk:
             if not indices:
                 continue
             names = [input_name(node, i, opset) for i in indices]
-            missing = [n for n in names if find_rule(node, n, opset) is None]
+            missing = {n: reason for n in names if (reason := why_not(node, n, opset)) is not None}
             outputs = [v for v in node.outputs if _is_float(v)]
             if not missing:
                 steps.append(Step(node, indices))
@@ -134,7 +134,7 @@ class _Walk:
                 with self.op.working_on(f"definition of {node.op_type}", node.name or ""):
                     body = expand(self.op, node)
                 if body is None:
-                    self.gaps += [Gap(node, n, "no gradient rule", opset) for n in missing]
+                    self.gaps += [Gap(node, n, reason, opset) for n, reason in missing.items()]
                 else:
                     steps += self._plan(self.op.added[before:])
                     steps.append(Step(node, indices, body))

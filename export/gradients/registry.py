@@ -118,6 +118,18 @@ def find_rule(node: ir.Node, wrt: str, opset: int) -> Rule | None:
     return next((r for r in _RULES.get((node.domain, node.op_type, wrt), ()) if r.since <= opset), None)
 
 
+def why_not(node: ir.Node, wrt: str, opset: int) -> str | None:
+    """Why an input of a node has no usable rule, as far as the node shows; None if it has one."""
+    rule = find_rule(node, wrt, opset)
+    if rule is None:
+        return "no gradient rule"
+    names, _ = _formal(node.op_type, node.domain, opset, False)
+    for name, value in zip(names, node.inputs, strict=False):
+        if name in rule.attributes and value is not None and constant(value) is None:
+            return str(NotConstant.of(name))
+    return None
+
+
 def stop_reason(node: ir.Node, wrt: str) -> str | None:
     """Why nothing flows back through an input of a node; None if something does."""
     key = (node.domain, node.op_type)
@@ -154,6 +166,10 @@ def input_name(node: ir.Node, index: int, opset: int) -> str:
 
 class NotConstant(Exception):
     """A rule needs an input as a constant, and it is computed at run time."""
+
+    @classmethod
+    def of(cls, name: str) -> NotConstant:
+        return cls(f"its input {name} is computed at run time")
 
 
 def call(
@@ -221,7 +237,7 @@ def _attribute(node: ir.Node, name: str, opset: int) -> Any:
             return None
         array = constant(value)
         if array is None:
-            raise NotConstant(f"its input {name} is computed at run time")
+            raise NotConstant.of(name)
         return tuple(array.tolist()) if array.ndim else array.item()
     found = schema(node.op_type, node.domain, opset)
     if found is None or name not in found.attributes:

@@ -18,7 +18,9 @@ from .cases import CASES, CONVOLUTION, POOLING, vector
 from .harness import (
     DOUBLE,
     FLOAT,
+    HALF,
     Case,
+    Gradient,
     arrays,
     case,
     declare,
@@ -27,14 +29,17 @@ from .harness import (
     forward,
     gradient_of,
     ops,
+    passes_full_check,
     run_ort,
     run_reference,
     seed_like,
 )
 
 
-def built(text: str, *, wrt: Any = ("x",), of: str = "y", opset: int = 18, **values: Any):
-    """The gradient model of a text, and its forward model, at static shapes."""
+def built(
+    text: str, *, wrt: Any = ("x",), of: str = "y", opset: int = 18, dynamic: bool = False, **values: Any
+):
+    """The gradient model of a text, its forward model and what to feed; ``dynamic`` is the batch alone."""
     c = case(
         "engine",
         text,
@@ -43,11 +48,12 @@ def built(text: str, *, wrt: Any = ("x",), of: str = "y", opset: int = 18, **val
         **values,
     )
     data = arrays(c)
-    model = forward(c, FLOAT, data)
+    model = forward(c, FLOAT, data, {"x": ["N", *data["x"].shape[1:]]} if dynamic else None)
     feeds = feeds_of(c, data, FLOAT)
     y = run_ort(model, feeds, ["y"])[0]
-    declare(model, y)
-    return gradient_of(model, wrt, of), model, {**feeds, "seed": seed_like(y)}
+    if not dynamic:
+        declare(model, y)
+    return gradient_of(model, wrt, of, check=not dynamic), model, {**feeds, "seed": seed_like(y)}
 
 
 # -- activity -----------------------------------------------------------------------------------
@@ -143,22 +149,31 @@ SIZES: dict[str, Any] = {
 }
 
 
-def test_a_class_token_keeps_the_work_on_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradient, _, feeds = built(BLOCK, **SIZES)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic batch"])
+def test_a_class_token_keeps_the_work_on_its_row(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient, _, feeds = built(BLOCK, dynamic=dynamic, **SIZES)
     (g,) = run_ort(gradient.model, feeds, gradient.outputs)
     assert g.shape == (2, 9, 4)
-    inferred = onnx.shape_inference.infer_shapes(gradient.model, strict_mode=True)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
-    wide = [n.output[0] for n in gradient.added if len(s := shapes.get(n.output[0], [])) == 3 and s[2] == 16]
-    assert wide
-    for name in wide:  # the MLP's hidden layer: one token of nine
-        assert shapes[name][1] == 1, name
-    scores = [n.output[0] for n in gradient.added if shapes.get(n.output[0]) in ([2, 9, 9], [2, 1, 9])]
+    work = gradient_sizes(gradient, feeds)
+    hidden = [shape for shape in work if len(shape) == 3 and shape[2] == 16]
+    assert hidden
+    assert set(hidden) == {(2, 1, 16)}  # the MLP: one token of nine
+    scores = [shape for shape in work if shape in ((2, 9, 9), (2, 1, 9))]
     assert scores
-    assert all(shapes[name] == [2, 1, 9] for name in scores)  # one row of the attention
+    assert set(scores) == {(2, 1, 9)}  # one row of the attention
     monkeypatch.setattr(engine, "input_axes", lambda *_: None)
-    whole, _, _ = built(BLOCK, **SIZES)
+    whole, _, _ = built(BLOCK, dynamic=dynamic, **SIZES)
     assert difference(run_ort(whole.model, feeds, whole.outputs)[0], g) < 1e-6
+    assert (2, 9, 16) in gradient_sizes(whole, feeds)
+
+
+def gradient_sizes(gradient: Gradient, feeds: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of all results of added nodes, from a run."""
+    model = onnx.ModelProto()
+    model.CopyFrom(gradient.model)
+    names = [n.output[0] for n in gradient.added if n.output[0] not in gradient.outputs]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    return [a.shape for a in run_ort(model, feeds, names)]
 
 
 @pytest.mark.parametrize(
@@ -271,6 +286,17 @@ def test_all_gaps_are_in_one_error() -> None:
 def test_a_gap_before_the_layer_does_not_matter() -> None:
     gradient, _, _ = built("a = CumSum(x, i); y = Exp(a)", wrt=("a",), x=(2, 2), i=np.array(0, np.int64))
     assert ops(gradient) == ["Mul"]
+
+
+def test_run_time_attributes_are_among_the_gaps() -> None:
+    text = "t = Tile(x, r); a = Det(t); y = Exp(a)"
+    c = case("gaps", text, x=(2, 2), r=vector(1, 1), feeds=("r",))
+    with pytest.raises(NoGradientRule) as caught:
+        gradient_of(forward(c, FLOAT, arrays(c)), ["x"])
+    assert "Tile (opset 18)  node 't'  input input: its input repeats is computed at run time" in str(
+        caught.value
+    )
+    assert "Det (opset 18)  node 'a'  input X: no gradient rule" in str(caught.value)
 
 
 def test_a_rule_that_needs_a_constant_is_a_gap_too() -> None:
@@ -397,6 +423,17 @@ def test_emitted_nodes(c: Case) -> None:
             assert len(node.output) == 1, "neither TensorRT nor WebGPU gives the indices"
         if node.doc_string.startswith("vjp ") and not node.doc_string.startswith("vjp output"):
             assert node.op_type not in FORBIDDEN
+
+
+@pytest.mark.parametrize("c", CASES, ids=lambda c: c.name)
+def test_half_precision_stays_half(c: Case) -> None:
+    with np.errstate(over="ignore"):  # a mask of -1e9
+        model = forward(c, HALF, arrays(c))
+    gradient = gradient_of(model, c.wrt, check=False)
+    types = {o.name: o.type.tensor_type.elem_type for o in gradient.model.graph.output}
+    assert {types[name] for name in gradient.outputs} == {onnx.TensorProto.FLOAT16}
+    if passes_full_check(model):
+        onnx.checker.check_model(gradient.model, full_check=True)
 
 
 @pytest.mark.parametrize("c", CONVOLUTION + POOLING, ids=lambda c: c.name)
