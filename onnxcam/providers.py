@@ -60,6 +60,22 @@ def full_name(name: str) -> str:
     return f"{lowered[name.lower()]}ExecutionProvider"
 
 
+def short_name(name: str) -> str:
+    """What a user calls a provider: ``cuda`` for ``CUDAExecutionProvider``."""
+    return name.removesuffix("ExecutionProvider").lower()
+
+
+def installable() -> list[str]:
+    """The full names of the providers that we know how to get."""
+    return [f"{short}ExecutionProvider" for short in _WHEELS]
+
+
+def how_to_get(name: str) -> str:
+    """A command, or where to read on, for a provider by its full name."""
+    short = name.removesuffix("ExecutionProvider")
+    return _WHEELS.get(short, "see https://onnxruntime.ai/docs/execution-providers")
+
+
 def requested(ort: Any, providers: Any, provider_options: Any) -> list[tuple[str, dict[str, Any]]]:
     """The providers with their options, all of them by their full names."""
     if providers is None:
@@ -83,8 +99,7 @@ def requested(ort: Any, providers: Any, provider_options: Any) -> list[tuple[str
 
 
 def not_built(ort: Any, name: str) -> str:
-    short = name.removesuffix("ExecutionProvider")
-    wheel = _WHEELS.get(short, "see https://onnxruntime.ai/docs/execution-providers")
+    wheel = how_to_get(name)
     clash = (
         " (uninstall the other onnxruntime wheel first: they overwrite each other)" if "pip" in wheel else ""
     )

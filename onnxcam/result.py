@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from . import images as photos
-from ._version import __version__
-from .errors import InputError, OutputError
+from .errors import InputError
+from .folder import OverlayFolder
 from .images import Photo
 from .overlay import Row
 from .overlay import overlay as draw
 from .overlay import sheet as draw_sheet
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class Explanation:
         Raises:
             InputError: there are no photos, or an argument cannot be used.
         """
-        rows = self._rows(images)
+        rows = self.rows(images)
         return [draw(r.image, r.heatmap, alpha, colormap, r.seen, style) for r in rows]
 
     def sheet(
@@ -101,7 +95,7 @@ class Explanation:
         Raises:
             InputError: there are no photos, or an argument cannot be used.
         """
-        return draw_sheet(self._rows(images), alpha, colormap, style)
+        return draw_sheet(self.rows(images), alpha, colormap, style)
 
     def save(
         self,
@@ -115,7 +109,7 @@ class Explanation:
         """Write one overlay per row and ``manifest.json``, which says what each of them is.
 
         Every file is written whole or not at all, the manifest last; files of the same name are
-        replaced.
+        replaced. For several calls into one folder see :class:`onnxcam.folder.OverlayFolder`.
 
         Args:
             folder: made if it does not exist.
@@ -131,24 +125,20 @@ class Explanation:
             InputError: there are no photos, or an argument cannot be used.
             OutputError: a file cannot be written.
         """
-        pictures = self.overlay(alpha, colormap, style, images=images)
-        target = Path(folder)
-        names = self._file_names()
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            for name, picture in zip(names, pictures, strict=True):
-                encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-                _write(target / name, encoded.tobytes())
-            _write(
-                target / MANIFEST, json.dumps(self._manifest(names), indent=1, ensure_ascii=False).encode()
-            )
-        except OSError as e:
-            raise OutputError(
-                f"Cannot write to '{target}': {e.strerror or e}. Choose a folder that is yours to write."
-            ) from e
-        return [target / name for name in names]
+        target = OverlayFolder(folder, alpha, colormap, style)
+        written = target.add(self, images=images)
+        target.finish()
+        return written
 
-    def _rows(self, images: Any) -> list[Row]:
+    def rows(self, images: Any = None) -> list[Row]:
+        """What is drawn, one per row: see :func:`onnxcam.overlay.sheet`.
+
+        Args:
+            images: see :meth:`overlay`.
+
+        Raises:
+            InputError: there are no photos, or not one for each image.
+        """
         pictures = self.images
         if images is not None:
             pictures = [photos.load(image, name) for name, image in photos.each(images)]
@@ -169,55 +159,3 @@ class Explanation:
             )
             for row, i in enumerate(self.image_index.tolist())
         ]
-
-    def _file_names(self) -> list[str]:
-        """A name per row: the photo's, the class where a photo has several, a number where they clash."""
-        several = np.bincount(self.image_index)[self.image_index] > 1
-        taken: set[str] = {MANIFEST}
-        names = []
-        for row, i in enumerate(self.image_index.tolist()):
-            stem = Path(self.names[i]).stem if self.names else f"image {i}"
-            stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).strip(". ") or "image"
-            stem = stem.replace("image ", "image-")
-            if several[row]:
-                stem += f".{self.class_ids[row]}"
-            name, k = f"{stem}.png", 2
-            while name.lower() in taken:  # some file systems ignore case
-                name, k = f"{stem}-{k}.png", k + 1
-            taken.add(name.lower())
-            names.append(name)
-        return names
-
-    def _manifest(self, names: list[str]) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "tool": f"onnxcam {__version__}",
-            "method": self.method,
-            "layers": list(self.layer_maps),
-            "items": [
-                {
-                    "image": self.names[i] if self.names else None,
-                    "image_index": i,
-                    "overlay": names[row],
-                    "class_id": int(self.class_ids[row]),
-                    "label": self.labels[row],
-                    "score": float(self.scores[row]),
-                    "size": list(self.heatmaps[row].shape),
-                    "zero": bool(self.zero[row]),
-                }
-                for row, i in enumerate(self.image_index.tolist())
-            ],
-        }
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

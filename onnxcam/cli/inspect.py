@@ -1,0 +1,101 @@
+"""``onnxcam inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from . import options
+from .terminal import Terminal, shape_text, size_text
+
+HELP = "what an explainable file says about itself"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="an explainable file (model.cam.onnx)")
+    options.add_json(parser, "the record")
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    from onnxcam import methods
+    from onnxcam.contract import CLASS_INDEX
+    from onnxcam.session import Session
+
+    session = Session(args.model, "cpu")
+    record = session.record
+    tensors = {
+        kind: [{"name": t.name, "dtype": str(t.dtype), "shape": list(t.shape)} for t in found]
+        for kind, found in (("inputs", session.inputs), ("outputs", session.outputs))
+    }
+    size, digest = options.model_size(args.model), options.sha256(args.model)
+    usable = [
+        name
+        for name in methods.names()
+        if methods.get(name).head is None
+        or all(layer.head == methods.get(name).head for layer in record.layers)
+    ]
+    if args.json:
+        about = {"file": args.model, "bytes": size, "sha256": digest, **tensors, "methods": usable}
+        terminal.json({**json.loads(record.to_json()), **about})
+        return 0
+    score = record.score
+    if score.probability:
+        explained = (
+            f"the probability after the {score.activation}" if score.activation else "the output itself"
+        )
+    else:
+        explained = f"the logit before the {score.activation}" if score.activation else "the output itself"
+    labels = record.labels
+    terminal.facts(
+        [
+            ("file", f"{args.model} ({size_text(size)})"),
+            ("sha256", digest),
+            ("source", " ".join(filter(None, (record.source.name, record.source.sha256))) or "not recorded"),
+            ("made by", f"onnxcam {record.tool_version}, schema {record.schema}"),
+            ("score", f"{score.output}, {score.classes or 'an unknown number of'} classes"),
+            ("explained", explained),
+            ("labels", f"{len(labels)}: {', '.join(labels[:3])}, ..." if labels else "not recorded"),
+            ("preprocessing", _preprocess(record.preprocess)),
+            ("methods", ", ".join(usable)),
+        ]
+    )
+    terminal.print()
+    terminal.table(
+        ["layer", "tensor", "shape", "layout", "head"],
+        [
+            (
+                layer.name,
+                layer.tensor,
+                shape_text(layer.shape),
+                layer.layout.kind + (f", {layer.layout.prefix} before" if layer.layout.prefix else ""),
+                layer.head or "-",
+            )
+            for layer in record.layers
+        ],
+    )
+    terminal.table(
+        ["", "name", "type", "shape"],
+        [
+            (kind.removesuffix("s"), t["name"], t["dtype"], shape_text(t["shape"]))
+            for kind, found in tensors.items()
+            for t in found
+        ]
+        + [("optional", CLASS_INDEX, "int64", "N (-1, the default: each image's top class)")],
+    )
+    return 0
+
+
+def _preprocess(how: Any) -> str:
+    if how is None:
+        return "not recorded"
+    h, w = how.size
+    fit = how.fit
+    if fit == "crop" and how.resize is not None:
+        fit = f"resize to {how.resize if isinstance(how.resize, int) else shape_text(how.resize)}, crop"
+    numbers = [f"{name} {', '.join(f'{v:.6g}' for v in getattr(how, name))}" for name in ("mean", "std")]
+    resize = how.interpolation + (" antialiased" if how.antialias else "")
+    return (
+        f"{fit} to {h}×{w} ({resize}), {how.channels} × {how.scale:.6g}, {', '.join(numbers)}, "
+        f"{how.layout}, input {how.input}"
+    )

@@ -1,0 +1,38 @@
+"""``onnxcam methods``."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_json
+from .terminal import Terminal
+
+HELP = "the CAM methods, their formulas and papers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser, "the table")
+
+
+def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    from onnxcam import methods
+
+    known = [methods.get(name) for name in methods.names()]
+    if args.json:
+        fields = ("name", "formula", "source", "needs", "rectify", "head")
+        terminal.json([{field: getattr(m, field) for field in fields} for m in known])
+        return 0
+    terminal.table(
+        ["name", "formula", "source"],
+        [
+            (
+                m.name,
+                m.formula,
+                m.source + (" (needs average pooling and one linear layer)" if m.head else ""),
+            )
+            for m in known
+        ],
+        whole=["name"],
+    )
+    terminal.print("A: a layer's activation, G: the score's gradient there, k: a channel.")
+    return 0

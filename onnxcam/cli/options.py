@@ -1,0 +1,177 @@
+"""Options that several commands have, and the reading of their values."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, OutputError, nearest
+
+SUFFIX = ".cam.onnx"
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def add_layers(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-l", "--layer", action="append", dest="layers", metavar="NAME", help=what)
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--score", metavar="OUTPUT", help="the output with one score per class")
+    parser.add_argument(
+        "--probability",
+        action="store_true",
+        help="explain the probability, not the logit before a final softmax or sigmoid",
+    )
+
+
+def add_preprocess(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--preprocess",
+        action="append",
+        metavar="PRESET|FILE.json|KEY=VALUE",
+        help=f"{what}: a preset (imagenet, imagenet-stretch, half, keras-tf, yolo, ...), a JSON file with a "
+        "record's fields, or one field (size=320, mean=0.5,0.5,0.5); may be repeated",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="the classes' names, in index order: one per line, or JSON (a list, or {index: name})",
+    )
+
+
+def add_providers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--provider",
+        action="append",
+        dest="providers",
+        metavar="NAME",
+        help="execution provider (cpu, cuda, openvino, ...); may be repeated, in order of preference",
+    )
+
+
+def preprocess(values: Sequence[str] | None) -> str | dict[str, Any] | None:
+    """What ``--preprocess`` says, as :func:`onnxcam.preprocess.resolve` takes it.
+
+    Raises:
+        InputError: a file that cannot be read, or is no record.
+    """
+    if not values:
+        return None
+    fields: dict[str, Any] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if value.lower().endswith(".json"):
+            fields |= _fields_of(value)
+        elif equals:
+            fields[key.strip()] = _plain(text.strip())
+        else:
+            fields["preset"] = value
+    return str(fields["preset"]) if list(fields) == ["preset"] else fields
+
+
+def labels(path: str | None) -> list[str] | None:
+    """The names in a file.
+
+    Raises:
+        InputError: it cannot be read, or is no list of names.
+    """
+    if path is None:
+        return None
+    text = _text(path)
+    if not path.lower().endswith(".json"):
+        names = [line.strip() for line in text.splitlines()]
+        while names and not names[-1]:
+            names.pop()
+        if not names:
+            raise InputError(f"The label file '{path}' is empty. Write one name per line.")
+        return names
+    data = _json(path, text)
+    # Hugging Face's config.json and ImageNet's class index: {"0": ["n01440764", "tench"], ...}.
+    if isinstance(data, dict) and isinstance(data.get("id2label"), dict):
+        data = data["id2label"]
+    if isinstance(data, dict) and data and all(str(k).isdecimal() for k in data):
+        table = {int(k): v for k, v in data.items()}
+        if sorted(table) != list(range(len(table))):
+            raise InputError(
+                f"The label file '{path}' has gaps: its indices are not 0 to {len(table) - 1}. "
+                "Give every class a name."
+            )
+        data = [table[i] for i in range(len(table))]
+    if not isinstance(data, list) or not data:
+        raise InputError(f"The label file '{path}' is neither a list of names nor {{index: name}}.")
+    return [str(entry[-1]) if isinstance(entry, list) and entry else str(entry) for entry in data]
+
+
+def targets(values: Sequence[str] | None) -> list[int | str]:
+    """What ``--target`` says: a whole number is a class index, all else a label."""
+    return [int(v) if v.strip().lstrip("-").isdecimal() else v for v in values or ()]
+
+
+def checked_output(given: str | None, default: Path, source: str | None) -> Path:
+    """Where to write a model.
+
+    Raises:
+        OutputError: that is the source itself.
+    """
+    path = Path(given) if given is not None else default
+    if source is not None and os.path.exists(path) and os.path.samefile(path, source):
+        raise OutputError(
+            f"'{path}' is the source itself, which is never overwritten. Name another file with -o."
+        )
+    return path
+
+
+def model_size(path: Path | str) -> int:
+    """In bytes, with the weights that lie beside the file."""
+    data = Path(f"{path}.data")
+    return Path(path).stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
+def sha256(path: str) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fields_of(path: str) -> dict[str, Any]:
+    data = _json(path, _text(path))
+    if isinstance(data, dict) and isinstance(data.get("preprocess"), dict):
+        data = data["preprocess"]  # what `onnxcam inspect --json` prints
+    if not isinstance(data, dict):
+        raise InputError(f"'{path}' is no preprocessing record: it holds no JSON object.")
+    return data
+
+
+def _plain(text: str) -> Any:
+    """A field's value: JSON, or numbers with commas (or x) between them, or text."""
+    for candidate in (text, f"[{text}]", f"[{text.replace('x', ',')}]"):
+        try:
+            return json.loads(candidate)
+        except ValueError:
+            continue
+    return text
+
+
+def _json(path: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise InputError(f"'{path}' is not JSON: {e}.") from e
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError(f"'{path}' is not UTF-8 text (byte {e.start}). Save it as UTF-8.") from e
+    except OSError as e:
+        hint = nearest(Path(path).name, [p.name for p in Path(path).parent.glob("*")][:1000])
+        raise InputError(f"'{path}' cannot be read: {e.strerror or e}.{hint}") from e
