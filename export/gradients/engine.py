@@ -18,7 +18,7 @@ from .builder import Builder, Dims, Var, dims_of
 from .cotangent import Cotangent, Window, dense, total, window
 from .expand import expand
 from .locality import input_axes
-from .registry import NotConstant, Rule, call, find_rule, input_name, stop_reason, why_not
+from .registry import Rule, Unsupported, call, find_rule, input_name, stop_reason, why_not
 
 #: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
 #: down to the input's. (MatMul broadcasts all but its last two axes, and Gemm only its C.)
@@ -192,7 +192,7 @@ def _reverse(
             try:
                 with op.working_on(rule.name, node.name or node.op_type):
                     g = _apply(op, rule, node, index, gs)
-            except NotConstant as e:
+            except Unsupported as e:
                 walk.gaps.append(Gap(node, wrt_name, str(e), op.opset))
                 continue
             value = node.inputs[index]

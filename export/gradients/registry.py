@@ -11,10 +11,10 @@ their formal names in the ONNX specification, keyword-only parameters are attrib
 must be constant: the newer form of many attributes). The rule returns the gradient in the shape of
 the input; for the operators that broadcast, in the shape of the output: the engine sums it down.
 
-Three names are special: ``index`` (which of a variadic input's tensors),
-``gs`` instead of ``g`` (one gradient per output, None where nothing flows), and, for convolutions
-and pools, ``strides, pads, dilations, kernel_shape`` come with the defaults that the specification
-gives in prose and with ``auto_pad`` resolved.
+Three names are special: ``index`` (which of a variadic input's tensors), ``gs`` instead of ``g`` (one
+gradient per output, None where nothing flows; ``g`` is for nodes whose first output alone has one), and,
+for convolutions and pools, ``strides, pads, dilations, kernel_shape``, which come with the defaults that
+the specification gives in prose and with ``auto_pad`` resolved.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def why_not(node: ir.Node, wrt: str, opset: int) -> str | None:
     names, _ = _formal(node.op_type, node.domain, opset, False)
     for name, value in zip(names, node.inputs, strict=False):
         if name in rule.attributes and value is not None and constant(value) is None:
-            return str(NotConstant.of(name))
+            return _computed(name)
     return None
 
 
@@ -164,12 +164,12 @@ def input_name(node: ir.Node, index: int, opset: int) -> str:
     return names[-1] if variadic else f"input {index}"
 
 
-class NotConstant(Exception):
-    """A rule needs an input as a constant, and it is computed at run time."""
+class Unsupported(Exception):
+    """A rule cannot treat a node; the message says why."""
 
-    @classmethod
-    def of(cls, name: str) -> NotConstant:
-        return cls(f"its input {name} is computed at run time")
+
+def _computed(name: str) -> str:
+    return f"its input {name} is computed at run time"
 
 
 def call(
@@ -191,7 +191,7 @@ def call(
         view: how the rule sees a forward value (as it is, or the part of it that matters).
 
     Raises:
-        NotConstant: see there.
+        Unsupported: an input that must be constant is not, or what the rule says.
     """
     opset = op.opset
     arguments: dict[str, Any] = {name: _tensor(node, name, opset, view) for name in rule.tensors}
@@ -205,7 +205,9 @@ def call(
     if "op" in rule.wants:
         arguments["op"] = op
     if "g" in rule.wants:
-        arguments["g"] = next(g for g in gs if g is not None)
+        if gs[0] is None or any(g is not None for g in gs[1:]):
+            raise Unsupported("a gradient flows into its further outputs")
+        arguments["g"] = gs[0]
     if "gs" in rule.wants:
         arguments["gs"] = gs
     if "index" in rule.wants:
@@ -237,7 +239,7 @@ def _attribute(node: ir.Node, name: str, opset: int) -> Any:
             return None
         array = constant(value)
         if array is None:
-            raise NotConstant.of(name)
+            raise Unsupported(_computed(name))
         return tuple(array.tolist()) if array.ndim else array.item()
     found = schema(node.op_type, node.domain, opset)
     if found is None or name not in found.attributes:

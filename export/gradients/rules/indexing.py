@@ -11,7 +11,7 @@ import numpy as np
 
 from ..builder import Builder, Dim, Var
 from ..cotangent import Cotangent, window
-from ..registry import NotConstant, vjp
+from ..registry import Unsupported, vjp
 
 #: Up to so many readers of one cell are added gather by gather; beyond, one matrix product does it.
 _MOST_GATHERS = 4
@@ -102,7 +102,7 @@ def gather_elements_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: 
 @vjp("GatherND", wrt="data")
 def gather_nd_data(op: Builder, g: Var, data: Var, indices: Var, *, batch_dims: int) -> Var:
     if batch_dims:
-        raise NotConstant("it has batch_dims")
+        raise Unsupported("it has batch_dims")
     known = op.array(indices)
     depth = known.shape[-1] if known is not None else 0
     sizes = [n for n in data.shape[:depth] if isinstance(n, int)]
@@ -120,12 +120,12 @@ def scatter_nd_data(op: Builder, g: Var, indices: Var, updates: Var, *, reductio
     if reduction == "add":
         return g
     if reduction not in (None, "none"):
-        raise NotConstant(f"its reduction is {reduction!r}")
+        raise Unsupported(f"its reduction is {reduction!r}")
     return op.ScatterND(g, indices, op.zeros_like(updates), dims=g.dims)
 
 
 @vjp("ScatterND", wrt="updates")
 def scatter_nd_updates(op: Builder, g: Var, indices: Var, updates: Var, *, reduction: str | None) -> Var:
     if reduction not in (None, "none", "add"):
-        raise NotConstant(f"its reduction is {reduction!r}")
+        raise Unsupported(f"its reduction is {reduction!r}")
     return op.GatherND(g, indices, dims=updates.dims)

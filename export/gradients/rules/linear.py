@@ -1,7 +1,7 @@
 """Matrix products."""
 
 from ..builder import Builder, Var
-from ..registry import NotConstant, vjp
+from ..registry import Unsupported, vjp
 
 
 @vjp("MatMul", wrt="A")
@@ -49,7 +49,7 @@ def einsum_inputs(op: Builder, g: Var, Inputs: tuple[Var, ...], index: int, *, e
     terms = left.split(",")
     mine, others = terms[index], [t for k, t in enumerate(terms) if k != index]
     if not arrow or "." in equation or any(len(set(t)) < len(t) for t in terms):
-        raise NotConstant(
+        raise Unsupported(
             f"the equation {equation!r} repeats a label in a term, has an ellipsis or no output"
         )
     # Labels that only this term has were summed over: their gradient is the same everywhere.

@@ -36,22 +36,14 @@ def _per_channel(op: Builder, v: Var, rank: int) -> Var:
 
 
 @vjp("BatchNormalization", wrt="X")
-def batch_normalization_x(
-    op: Builder, gs: Sequence[Var | None], X: Var, scale: Var, input_var: Var, *, epsilon: float
-) -> Var:
-    g = gs[0]
-    assert g is not None
+def batch_normalization_x(op: Builder, g: Var, X: Var, scale: Var, input_var: Var, *, epsilon: float) -> Var:
     # The running statistics are constants: ONNX Runtime folds the factor at load.
     factor = scale / op.Sqrt(input_var + epsilon)
     return g * op.cast(_per_channel(op, factor, X.rank), g.dtype)
 
 
 @vjp("LayerNormalization", wrt="X")
-def layer_normalization_x(
-    op: Builder, gs: Sequence[Var | None], X: Var, Scale: Var, *, axis: int, epsilon: float
-) -> Var:
-    g = gs[0]
-    assert g is not None
+def layer_normalization_x(op: Builder, g: Var, X: Var, Scale: Var, *, axis: int, epsilon: float) -> Var:
     return _standardized(op, g * Scale, X, range(axis % X.rank, X.rank), epsilon)
 
 

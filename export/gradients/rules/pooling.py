@@ -31,7 +31,7 @@ def global_max_pool_x(op: Builder, g: Var, X: Var) -> Var:
 @vjp("MaxPool", wrt="X")
 def max_pool_x(
     op: Builder,
-    gs: Sequence[Var | None],
+    g: Var,
     X: Var,
     *,
     kernel_shape: tuple[int, ...],
@@ -42,8 +42,6 @@ def max_pool_x(
     # Without the Indices output, which TensorRT and WebGPU do not have: the cells of each window are
     # laid side by side with slices (exact, unlike a one-hot convolution under TF32), ArgMax picks the
     # first of equal maxima as torch does, and what it picked is added back into place.
-    g = gs[0]
-    assert g is not None
     rank = len(kernel_shape)
     cells = math.prod(kernel_shape)
     if _tiles(X, g, kernel_shape, strides, pads, dilations):

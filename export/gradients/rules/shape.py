@@ -7,7 +7,7 @@ import numpy as np
 
 from ..builder import Builder, Var
 from ..cotangent import Cotangent, dense, window
-from ..registry import NotConstant, vjp
+from ..registry import Unsupported, vjp
 from .indexing import added_along, picked_along
 
 
@@ -70,7 +70,7 @@ def slice_data(
 ) -> Cotangent:
     along = op.ints(axes) if axes is not None else tuple(range(len(op.ints(starts) or starts.shape)))
     if along is None:
-        raise NotConstant("its input axes is computed at run time")
+        raise Unsupported("its input axes is computed at run time")
     strides = (1,) * len(along) if steps is None else op.ints(steps)
     first, last = op.ints(starts), op.ints(ends)
     out: Cotangent = g

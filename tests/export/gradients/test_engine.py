@@ -299,6 +299,13 @@ def test_run_time_attributes_are_among_the_gaps() -> None:
     assert "Det (opset 18)  node 'a'  input X: no gradient rule" in str(caught.value)
 
 
+def test_a_further_output_on_the_way_is_a_gap() -> None:
+    with pytest.raises(
+        NoGradientRule, match=r"LayerNormalization .* a gradient flows into its further outputs"
+    ):
+        built("a, mean = LayerNormalization(x, s); y = Exp(mean)", x=(2, 3), s=(3,))
+
+
 def test_a_rule_that_needs_a_constant_is_a_gap_too() -> None:
     with pytest.raises(NoGradientRule, match=r"Einsum .*input Inputs: the equation 'ii->i' repeats a label"):
         built('y = Einsum<equation="ii->i">(x)', x=(2, 2))
