@@ -11,6 +11,7 @@ median of the ratios of the pairs. Spinning is off: two spinning sessions spoil 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -116,14 +117,14 @@ def measure(job: Job, batches: Sequence[int], pairs: int, threads: int, peer: bo
             fetched = [file.get_outputs()[0].name, activations_name(layer), gradients_name(layer)]
             for batch in batches:
                 x = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
-
-                def run_plain(x: Any = x) -> Any:
-                    return plain.run(None, {name: x})
-
-                file_ratio, plain_ms = ratio(run_plain, lambda x=x: file.run(fetched, {entry: x}), pairs)
-                call_ratio, _ = ratio(run_plain, lambda x=x: explainer.explain_tensor(x), pairs)
-                peers = peer_ratio(job, model, layer, x, lambda x=x: explainer.explain_tensor(x), pairs) if peer else None
-                rows.append(Row(job.name.removeprefix("timm:"), layer, batch, plain_ms, file_ratio, call_ratio, peers))
+                inference = functools.partial(plain.run, None, {name: x})
+                explanation = functools.partial(explainer.explain_tensor, x)
+                alone = functools.partial(file.run, fetched, {entry: x})
+                file_ratio, plain_ms = ratio(inference, alone, pairs)
+                call_ratio, _ = ratio(inference, explanation, pairs)
+                peers = peer_ratio(job, model, layer, x, explanation, pairs) if peer else None
+                short = job.name.removeprefix("timm:")
+                rows.append(Row(short, layer, batch, plain_ms, file_ratio, call_ratio, peers))
                 print(line(rows[-1]), flush=True)
     return rows
 
@@ -154,15 +155,17 @@ def options(threads: int) -> Any:
     return made
 
 
-HEADER = f"{'network':24} {'layer':16} {'batch':>5} {'plain ms':>9} {'file':>7} {'call':>7} {'pytorch-grad-cam':>17}"
+HEADER = (
+    f"{'network':24} {'layer':16} {'batch':>5} {'plain ms':>9} {'file':>7} {'call':>7} "
+    f"{'pytorch-grad-cam':>17}"
+)
 
 
 def line(row: Row) -> str:
     """A row of the table."""
     peer = f"{row.pytorch_grad_cam:16.1f}x" if row.pytorch_grad_cam is not None else f"{'-':>17}"
-    return (
-        f"{row.model:24} {row.layer:16} {row.batch:5} {row.plain_ms:9.1f} {row.file:6.3f}x {row.call:6.3f}x {peer}"
-    )
+    ours = f"{row.plain_ms:9.1f} {row.file:6.3f}x {row.call:6.3f}x"
+    return f"{row.model:24} {row.layer:16} {row.batch:5} {ours} {peer}"
 
 
 def machine(threads: int) -> str:
@@ -173,7 +176,9 @@ def machine(threads: int) -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((ln.split(":", 1)[1].strip() for ln in info.read_text().splitlines() if "model name" in ln), cpu)
+        cpu = next(
+            (ln.split(":", 1)[1].strip() for ln in info.read_text().splitlines() if "model name" in ln), cpu
+        )
     return (
         f"{cpu}, {threads} thread{'s' if threads > 1 else ''}; onnxcam {onnxcam.__version__}, ONNX Runtime "
         f"{onnxruntime.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
@@ -182,7 +187,9 @@ def machine(threads: int) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])

@@ -66,7 +66,9 @@ def rewrite_seconds(runs: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print both figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=9)
     args = parser.parse_args()
     print(machine(1))

@@ -7,7 +7,7 @@ except ImportError as e:  # the sentence a user needs, not a traceback into ours
     from ..errors import MissingDependency
 
     raise MissingDependency(
-        f"Rewriting models needs {e.name!r}, which is not installed: `pip install \"onnxcam[export]\"`."
+        f'Rewriting models needs {e.name!r}, which is not installed: `pip install "onnxcam[export]"`.'
     ) from e
 
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ def __getattr__(name: str) -> Any:
         from ..errors import MissingDependency
 
         raise MissingDependency(
-            f'Exporting from PyTorch needs {e.name!r}, which is not installed: `pip install "onnxcam[torch]"`.'
+            f"Exporting from PyTorch needs {e.name!r}, which is not installed: "
+            '`pip install "onnxcam[torch]"`.'
         ) from e
     from .from_torch import export_torch
 

@@ -45,7 +45,9 @@ def add_explanation(
         tensors: the layers to explain: what each is called, and its value.
         known: the layouts of the graph's values.
         score: what is differentiated.
-        preprocess, labels, source: for the record.
+        preprocess: for the record, like the two that follow.
+        labels: the classes' names in index order.
+        source: where the model came from.
 
     Raises:
         NoGradientRule, LayerNotOnPath, ShapeUnknown: see
@@ -55,11 +57,15 @@ def add_explanation(
     graph = model.graph
     for value in (*graph.inputs, *graph.outputs):
         if value.name and value.name.startswith(PREFIX):
-            raise ModelError(f"The model has an input or output named {value.name!r}; rename it: '{PREFIX}' is ours.")
+            raise ModelError(
+                f"The model has an input or output named {value.name!r}; rename it: '{PREFIX}' is ours."
+            )
     op = Builder(graph, shape_unknown)
     output = next(v for v in graph.outputs if v.name == score.score.output)
     seed = _seed(op, op.wrap(score.value), op.wrap(output))
-    gradients = differentiate(op, score.value, seed, list(dict.fromkeys(tensors.values())), score.score.output)
+    gradients = differentiate(
+        op, score.value, seed, list(dict.fromkeys(tensors.values())), score.score.output
+    )
     path_to_score = score.value
     layers = []
     for name, value in tensors.items():
@@ -99,7 +105,11 @@ def strip(model: ir.Model) -> ir.Model:
         graph.outputs.remove(value)
     ours = {layer.activations: layer.tensor for layer in record.layers}
     for node in reversed(list(graph)):
-        if node.name and node.name.startswith(NODE_PREFIX) and not any(v.is_graph_output() for v in node.outputs):
+        if (
+            node.name
+            and node.name.startswith(NODE_PREFIX)
+            and not any(v.is_graph_output() for v in node.outputs)
+        ):
             graph.remove(node, safe=True)
     for node in graph:
         for value in node.outputs:

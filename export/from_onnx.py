@@ -129,9 +129,7 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
             )
         return onnx.version_converter.convert_version(proto, OPSET)
 
-    metadata = {
-        v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name
-    }
+    metadata = {v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name}
     with _without_big_weights(model) as big:
         try:
             proto = convert(ir.to_proto(model))
@@ -178,7 +176,7 @@ def _without_big_weights(model: ir.Model) -> Iterator[dict[str, ir.TensorProtoco
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _BIG:
             big[name] = tensor
-            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tuple(tensor.shape.numpy()))
             value.const_value = None
             del graph.initializers[name]
             graph.inputs.append(value)

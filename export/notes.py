@@ -16,8 +16,8 @@ CUDA_GAPS = {
     19: "Equal Pad Resize Size",
     20: "ReduceMax ReduceMin ConstantOfShape GridSample",
     21: "Flatten Identity If Loop Scan",
-    22: "ConvTranspose MaxPool GlobalAveragePool GlobalMaxPool InstanceNormalization Cos Sin Dropout Elu Selu "
-    "Softplus Softsign ThresholdedRelu Round EyeLike GRU LSTM RNN",
+    22: "ConvTranspose MaxPool GlobalAveragePool GlobalMaxPool InstanceNormalization Cos Sin Dropout Elu "
+    "Selu Softplus Softsign ThresholdedRelu Round EyeLike GRU LSTM RNN",
     23: "DequantizeLinear QuantizeLinear",
     24: "Attention Cast Reshape Shape Squeeze Unsqueeze Transpose TopK",
 }
@@ -38,8 +38,8 @@ def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> t
     if counts:
         listed = ", ".join(f"{op} ({n})" for op, n in sorted(counts.items()))
         notes.append(
-            f"At opset {opset} ONNX Runtime up to 1.24 has no CUDA kernel for {listed}; they run on the CPU there. "
-            "Opset 18 has none of these gaps; `onnxcam doctor MODEL` shows where each node really runs."
+            f"At opset {opset} ONNX Runtime up to 1.24 has no CUDA kernel for {listed}; "
+            "they run on the CPU there. Opset 18 has none of these gaps; `onnxcam doctor MODEL` shows where each node really runs."
         )
     for name in zero_gradient:
         notes.append(

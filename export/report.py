@@ -44,9 +44,10 @@ class ExportReport:
         lines = [f"{self.path}: explains {self.record.score.output!r} at {layers}"]
         if self.source_bytes:
             growth = 100 * (self.bytes / self.source_bytes - 1)
-            lines.append(f"  {self.bytes:,} bytes ({growth:+.2f} %), opset {self.opset}, {self.nodes_added} nodes added")
+            size = f"{self.bytes:,} bytes ({growth:+.2f} %)"
         else:
-            lines.append(f"  {self.bytes:,} bytes, opset {self.opset}, {self.nodes_added} nodes added")
+            size = f"{self.bytes:,} bytes"
+        lines.append(f"  {size}, opset {self.opset}, {self.nodes_added} nodes added")
         if self.output_error is not None:
             checked = f"  verified: outputs within {self.output_error:.1e}"
             if self.gradient_error is not None:

@@ -82,9 +82,7 @@ def rewrite_onnx(
     path = None if isinstance(source, bytes) else Path(source)
     origin = Source() if path is None else Source(path.name, sha256(path))
     before = model.graph.num_nodes()
-    record = add_explanation(
-        model, chosen, known, found, recorded, checked_labels(labels, found), origin
-    )
+    record = add_explanation(model, chosen, known, found, recorded, checked_labels(labels, found), origin)
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
     with staged(model, target) as draft:
         agreement = compare(verifiable, draft, record, feeds) if verify else None
@@ -120,8 +118,8 @@ def choose(
         listed = candidates(graph, score.value, names)
         if not listed:
             raise UnknownLayer(
-                "No tensor with a spatial grid lies between the inputs and the score, so there is no layer to "
-                "choose. Name one with `layers=` (`--layer`) if you know better."
+                "No tensor with a spatial grid lies between the inputs and the score, so there is no layer "
+                "to choose. Name one with `layers=` (`--layer`) if you know better."
             )
         tensors = {listed[0].name: listed[0].tensor}
     values = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
@@ -129,7 +127,9 @@ def choose(
     for name, tensor in tensors.items():
         value = values.get(tensor)
         if value is None:
-            raise UnknownLayer(f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input.")
+            raise UnknownLayer(
+                f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input."
+            )
         if value not in known:
             dims = dims_of(value)
             shape = None if dims is None else list(dims)

@@ -72,7 +72,9 @@ def _output(graph: ir.Graph, output: str | None) -> ir.Value:
         found = next((v for v in graph.outputs if v.name == output), None)
         if found is None:
             names = [v.name or "" for v in graph.outputs]
-            raise ScoreError(f"The model has no output {output!r}.{nearest(output, names)} Its outputs: {listed}.")
+            raise ScoreError(
+                f"The model has no output {output!r}.{nearest(output, names)} Its outputs: {listed}."
+            )
         if found not in floats:
             raise ScoreError(f"The output {output!r} is not floating-point, so it has no gradient.")
         return found

@@ -34,7 +34,9 @@ class Agreement:
     zero_gradient: tuple[str, ...] = ()
 
 
-def example_feeds(graph: ir.Graph, preprocess: Preprocess | None, batch: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+def example_feeds(
+    graph: ir.Graph, preprocess: Preprocess | None, batch: int = 2
+) -> dict[str, np.ndarray[Any, Any]]:
     """Random inputs in the shapes that a graph declares; open sizes are filled in.
 
     Args:
@@ -57,7 +59,9 @@ def example_feeds(graph: ir.Graph, preprocess: Preprocess | None, batch: int = 2
         ]
         dtype = (value.dtype or ir.DataType.FLOAT).numpy()
         noise = rng.standard_normal(shape)
-        feeds[value.name or ""] = (noise if np.issubdtype(dtype, np.floating) else np.zeros(shape)).astype(dtype)
+        feeds[value.name or ""] = (noise if np.issubdtype(dtype, np.floating) else np.zeros(shape)).astype(
+            dtype
+        )
     return feeds
 
 
@@ -84,8 +88,9 @@ def compare(
         limit = TOLERANCE.get(before[name].dtype.name, 0.0)
         if not differences[name] <= limit:
             raise VerificationError(
-                f"The rewritten model's output {name!r} differs from the original's by {differences[name]:.2g} of "
-                f"its largest entry (allowed: {limit:g}). Nothing was written; please report it with the model."
+                f"The rewritten model's output {name!r} differs from the original's by "
+                f"{differences[name]:.2g} of its largest entry (allowed: {limit:g}). Nothing was written; "
+                "please report it with the model."
             )
     zero = []
     for layer in record.layers:
@@ -93,7 +98,8 @@ def compare(
         if activations.shape != gradients.shape or not np.isfinite(gradients).all():
             raise VerificationError(
                 f"The gradient at layer {layer.name!r} has shape {gradients.shape} (the layer: "
-                f"{activations.shape}) or is not finite. Nothing was written; please report it with the model."
+                f"{activations.shape}) or is not finite. Nothing was written; please report it with the "
+                "model."
             )
         if not gradients.any():
             zero.append(layer.name)
@@ -139,7 +145,8 @@ def _run(model: str | bytes, feeds: Feeds, what: str) -> tuple[dict[str, np.ndar
         fed = {k: v for k, v in feeds.items() if k in known and k != CLASS_INDEX}
         return dict(zip(names, session.run(names, fed), strict=True)), names
     except Exception as e:
+        cause = " ".join(str(e).split())[:500]
         raise VerificationError(
-            f"{what} does not run in ONNX Runtime {onnxruntime.__version__}: {' '.join(str(e).split())[:500]}. "
+            f"{what} does not run in ONNX Runtime {onnxruntime.__version__}: {cause}. "
             "If the sizes that were tried are wrong, pass `input_shapes=` or `example_inputs=`."
         ) from e

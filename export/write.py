@@ -42,7 +42,9 @@ def staged(model: ir.Model, target: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError("it is a folder")
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as e:
-        raise OutputError(f"Cannot write {os.fspath(path)!r}: {e.strerror or e}. Choose another place with -o.") from e
+        raise OutputError(
+            f"Cannot write {os.fspath(path)!r}: {e.strerror or e}. Choose another place with -o."
+        ) from e
     try:
         draft = folder / path.name
         try:
@@ -52,7 +54,9 @@ def staged(model: ir.Model, target: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             onnx.checker.check_model(os.fspath(draft))
         except onnx.checker.ValidationError as e:
-            raise VerificationError(f"ONNX's checker refuses the rewritten model: {e}. Please report it.") from e
+            raise VerificationError(
+                f"ONNX's checker refuses the rewritten model: {e}. Please report it."
+            ) from e
         yield draft
         try:
             if data is not None:

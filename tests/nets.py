@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-HEAD = 'p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v, b)'
+HEAD = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v, b)"
 
 
 def weights(**shapes: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
@@ -27,7 +27,8 @@ def model(
     functions: str = "",
 ) -> onnx.ModelProto:
     """A model from the body of its graph."""
-    text = f'<ir_version: {ir_version}, opset_import: ["": {opset}{extra_opsets}]> g ({inputs}) => ({outputs}) {{ {body} }} {functions}'
+    head = f'<ir_version: {ir_version}, opset_import: ["": {opset}{extra_opsets}]>'
+    text = f"{head} g ({inputs}) => ({outputs}) {{ {body} }} {functions}"
     made = onnx.parser.parse_model(text)
     for name, array in (initializers or {}).items():
         made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))

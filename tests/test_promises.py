@@ -26,7 +26,10 @@ sys.meta_path.insert(0, Block())
 def python(code, *blocked):
     """Run code in a fresh interpreter that cannot import some packages; its stdout."""
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK.format(blocked=set(blocked)) + code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", BLOCK.format(blocked=set(blocked)) + code],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -35,7 +38,8 @@ def python(code, *blocked):
 def test_the_runtime_imports_neither_torch_nor_onnx():
     code = """
 import onnxcam, onnxcam.explainer, onnxcam.demo, onnxcam.cli
-print(*sorted({m.partition(".")[0] for m in sys.modules} & {"torch", "onnx", "onnx_ir", "rich", "matplotlib", "PIL", "scipy"}))
+found = {m.partition(".")[0] for m in sys.modules}
+print(*sorted(found & {"torch", "onnx", "onnx_ir", "rich", "matplotlib", "PIL", "scipy"}))
 """
     assert python(code, "torch", "onnx", "onnx_ir") == ""
 
@@ -73,9 +77,14 @@ except MissingDependency as e:
     print(e)
 """
     said = python(code.format("import onnxcam.export"), "onnx_ir")
-    assert said == "Rewriting models needs 'onnx_ir', which is not installed: `pip install \"onnxcam[export]\"`."
+    assert (
+        said == "Rewriting models needs 'onnx_ir', which is not installed: `pip install \"onnxcam[export]\"`."
+    )
     said = python(code.format("from onnxcam.export import export_torch"), "torch")
-    assert said == "Exporting from PyTorch needs 'torch', which is not installed: `pip install \"onnxcam[torch]\"`."
+    assert (
+        said
+        == "Exporting from PyTorch needs 'torch', which is not installed: `pip install \"onnxcam[torch]\"`."
+    )
     assert python("import onnxcam.export; print('torch' in sys.modules)") == "False"
 
 
@@ -121,14 +130,32 @@ def test_the_wheel_holds_both_halves_and_the_demo(tmp_path):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        source,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"onnxcam/py.typed", "onnxcam/explainer.py", "onnxcam/demo/demo.cam.onnx", "onnxcam/cli/__init__.py"}
+    wanted = {
+        "onnxcam/py.typed",
+        "onnxcam/explainer.py",
+        "onnxcam/demo/demo.cam.onnx",
+        "onnxcam/cli/__init__.py",
+    }
     wanted |= {"onnxcam/export/rewrite.py", "onnxcam/export/gradients/rules/pointwise.py"}
     assert wanted <= names
-    sources = {str(p.relative_to(ROOT)) for folder in ("onnxcam", "export") for p in (ROOT / folder).rglob("*.py")}
+    sources = {
+        str(p.relative_to(ROOT)) for folder in ("onnxcam", "export") for p in (ROOT / folder).rglob("*.py")
+    }
     packed = {n.replace("onnxcam/export/", "export/") for n in names if n.endswith(".py")}
     assert packed == sources
     assert not any(n.startswith(("tests/", "export/")) for n in names)

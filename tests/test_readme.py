@@ -58,7 +58,11 @@ def test_every_command_is_in_the_readme_and_every_command_named_exists(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     known = set(re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.MULTILINE))
-    named = set(re.findall(r"onnxcam (layers|rewrite|explain|inspect|strip|doctor|demo|export|methods)\b", README.read_text()))
+    named = set(
+        re.findall(
+            r"onnxcam (layers|rewrite|explain|inspect|strip|doctor|demo|export|methods)\b", README.read_text()
+        )
+    )
     assert named <= known
     assert {"layers", "rewrite", "explain", "inspect", "strip", "doctor"} <= named
 

@@ -1,7 +1,7 @@
 """Networks small enough to solve by hand, through the whole road: rewrite, session, method.
 
-The convolutional net and its numbers are those that captum's tests state for layer Grad-CAM: a 3x3 convolution of
-ones with biases -50 and -75, ReLU, and a linear map whose first row is five ones and three minus ones, with x = 0..15.
+The convolutional net and its numbers are those that captum's tests state for layer Grad-CAM: a 3x3 convolution
+of ones with biases -50 and -75, ReLU, and a linear map whose rows are five ones and three minus ones; x = 0..15.
 """
 
 import nets
@@ -75,4 +75,6 @@ def test_cam_of_a_linear_head_is_the_weighted_sum_of_the_features(tmp_path):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (features,) = session.run(["r"], {"x": x})
     expected = np.einsum("nk,nkhw->nhw", v[[3, 0]], features)
-    np.testing.assert_allclose(explainer.explain_tensor(x, "cam", target=[3, 0]).maps, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        explainer.explain_tensor(x, "cam", target=[3, 0]).maps, expected, rtol=1e-4, atol=1e-5
+    )

@@ -99,7 +99,11 @@ def test_by_default_each_images_top_class_is_explained(tmp_path):
         ("s = LogSoftmax(y)", "float[N,5] s", "log_softmax"),
         ("s = Sigmoid(y)", "float[N,5] s", "sigmoid"),
         ("u = Softmax(y) s = Identity(u)", "float[N,5] s", "softmax"),
-        ("u = Softmax(y) k = Constant<value_ints=[0, 5, 1, 1]>() s = Reshape(u, k)", "float[N,5,1,1] s", "softmax"),
+        (
+            "u = Softmax(y) k = Constant<value_ints=[0, 5, 1, 1]>() s = Reshape(u, k)",
+            "float[N,5,1,1] s",
+            "softmax",
+        ),
         ("u = Softmax(y) s = Cast<to=11>(u)", "double[N,5] s", "softmax"),
     ],
 )
@@ -132,8 +136,8 @@ def test_the_probability_is_explained_on_request(tmp_path):
 
 def test_gradients_equal_finite_differences_through_a_nonlinear_head(tmp_path):
     body = (
-        "m = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) h = Conv<pads=[1,1,1,1], strides=[2,2]>(m, w2) "
-        "t = Tanh(h) p = GlobalAveragePool(t) f = Flatten(p) y = Gemm<transB=1>(f, v, b)"
+        "m = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) "
+        "h = Conv<pads=[1,1,1,1], strides=[2,2]>(m, w2) t = Tanh(h) p = GlobalAveragePool(t) f = Flatten(p) y = Gemm<transB=1>(f, v, b)"
     )
     net = nets.cnn(body=body)
     net.graph.initializer.append(onnx.numpy_helper.from_array(nets.weights(w2=(4, 4, 3, 3))["w2"], "w2"))
@@ -271,7 +275,8 @@ def test_local_functions_are_inlined_and_their_calls_keep_their_names(tmp_path):
     net = nets.cnn(
         body="q = local.twice(r) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
         extra_opsets=', "local": 1',
-        functions='<domain: "local", opset_import: ["": 18]> twice (a) => (d) { h = Sigmoid(a) d = Add(a, h) }',
+        functions='<domain: "local", opset_import: ["": 18]> '
+        "twice (a) => (d) { h = Sigmoid(a) d = Add(a, h) }",
     )
     report, target = rewrite(net, tmp_path, layers="q")
     assert report.record.layers[0].tensor == "q"
@@ -356,10 +361,22 @@ def test_missing_external_data(tmp_path):
     [
         ({"layers": "rr"}, UnknownLayer, r"The model has no layer 'rr'\. Nearest: 'r'"),
         ({"layers": "w"}, UnknownLayer, r"has no layer 'w'"),
-        ({"layers": "y"}, UnknownLayer, r"The layer 'y' has shape \['N', 5\], in which no spatial grid is known"),
-        ({"score": "yy"}, ScoreError, r"The model has no output 'yy'\. Nearest: 'y'.* Its outputs: 'y' \['N', 5\]"),
+        (
+            {"layers": "y"},
+            UnknownLayer,
+            r"The layer 'y' has shape \['N', 5\], in which no spatial grid is known",
+        ),
+        (
+            {"score": "yy"},
+            ScoreError,
+            r"The model has no output 'yy'\. Nearest: 'y'.* Its outputs: 'y' \['N', 5\]",
+        ),
         ({"labels": ["a"]}, ModelError, r"1 labels were given for 5 classes of 'y'"),
-        ({"input_shapes": {"z": (1, 3, 8, 8)}}, ModelError, r"The model has no input 'z'; its inputs are 'x'"),
+        (
+            {"input_shapes": {"z": (1, 3, 8, 8)}},
+            ModelError,
+            r"The model has no input 'z'; its inputs are 'x'",
+        ),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, options, error, message):
@@ -373,10 +390,17 @@ def test_options_that_do_not_fit(tmp_path, options, error, message):
     [
         (
             nets.cnn("z = Tanh(y)", "float[N,5] y, float[N,5] z"),
-            r"The model has 2 outputs; name the one to explain with `score=` \(`--score`\)\. They are: 'y' \['N', 5\], 'z'",
+            r"The model has 2 outputs; name the one to explain with `score=` \(`--score`\)\. "
+            r"They are: 'y' \['N', 5\], 'z'",
         ),
-        (nets.cnn("k = ArgMax<axis=1>(y)", "int64[N,1] k"), r"The model has no floating-point output to explain"),
-        (nets.cnn(outputs="float[N,4,8,8] r"), r"The score 'r' has shape \['N', 4, 8, 8\]; a class score has one number"),
+        (
+            nets.cnn("k = ArgMax<axis=1>(y)", "int64[N,1] k"),
+            r"The model has no floating-point output to explain",
+        ),
+        (
+            nets.cnn(outputs="float[N,4,8,8] r"),
+            r"The score 'r' has shape \['N', 4, 8, 8\]; a class score has one number",
+        ),
     ],
 )
 def test_scores_that_cannot_be_explained(tmp_path, net, message):
@@ -402,7 +426,9 @@ def test_every_gap_is_named_at_once(tmp_path):
         "a = LRN<size=3>(r) l = LpPool<kernel_shape=[2,2]>(a) p = GlobalAveragePool(l) f = Flatten(p) "
         "y = Gemm<transB=1>(f, v, b)"
     )
-    with pytest.raises(NoGradientRule, match=r"(?s)2 operators between 'r' and 'y'.*LRN.*LpPool.*Choose a later layer"):
+    with pytest.raises(
+        NoGradientRule, match=r"(?s)2 operators between 'r' and 'y'.*LRN.*LpPool.*Choose a later layer"
+    ):
         rewrite(nets.cnn(body=body), tmp_path, layers="r")
     assert left(tmp_path) == ["model.onnx"]
 
@@ -427,7 +453,9 @@ def test_a_result_that_differs_is_not_written(tmp_path, monkeypatch):
         return original(different.SerializeToString(), draft, record, feeds)
 
     monkeypatch.setattr(module, "compare", other_source)
-    with pytest.raises(VerificationError, match=r"output 'y' differs from the original's by .* Nothing was written"):
+    with pytest.raises(
+        VerificationError, match=r"output 'y' differs from the original's by .* Nothing was written"
+    ):
         rewrite_onnx(source, tmp_path / "out.cam.onnx")
     assert left(tmp_path) == ["model.onnx"]
 
@@ -436,8 +464,12 @@ def test_a_model_that_does_not_run_is_not_written(tmp_path):
     net = nets.cnn()
     source = tmp_path / "model.onnx"
     onnx.save(net, source)
-    with pytest.raises(VerificationError, match=r"The original model does not run in ONNX Runtime .*example_inputs="):
-        rewrite_onnx(source, tmp_path / "out.cam.onnx", example_inputs={"x": np.zeros((1, 4, 8, 8), np.float32)})
+    with pytest.raises(
+        VerificationError, match=r"The original model does not run in ONNX Runtime .*example_inputs="
+    ):
+        rewrite_onnx(
+            source, tmp_path / "out.cam.onnx", example_inputs={"x": np.zeros((1, 4, 8, 8), np.float32)}
+        )
     assert left(tmp_path) == ["model.onnx"]
 
 
@@ -461,7 +493,9 @@ def test_targets_that_cannot_be_written(tmp_path):
 
 def test_a_model_without_inputs_or_grid(tmp_path):
     flat = nets.model("y = Gemm(x, v)", inputs="float[N,4] x", initializers=nets.weights(v=(4, 5)))
-    with pytest.raises(UnknownLayer, match=r"No tensor with a spatial grid lies between the inputs and the score"):
+    with pytest.raises(
+        UnknownLayer, match=r"No tensor with a spatial grid lies between the inputs and the score"
+    ):
         rewrite(flat, tmp_path)
 
 
