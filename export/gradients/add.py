@@ -57,7 +57,12 @@ def add_gradients(model: ir.Model, of: str, wrt: Sequence[str], seed: str = "see
         shape=None if dims is None else ir.Shape(dims),
     )
     graph.inputs.append(cotangent)
-    gradients = differentiate(op, score, op.wrap(cotangent), [values[name] for name in wrt], of)
+    try:
+        gradients = differentiate(op, score, op.wrap(cotangent), [values[name] for name in wrt], of)
+    except Exception:
+        prune(op)  # nothing of ours is used yet: all of it goes
+        graph.inputs.remove(cotangent)
+        raise
     names = {}
     for name in wrt:
         gradient = gradients[values[name]]

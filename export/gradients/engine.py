@@ -126,7 +126,9 @@ class _Walk:
                 continue
             names = [input_name(node, i, opset) for i in indices]
             missing = {n: reason for n in names if (reason := why_not(node, n, opset)) is not None}
-            outputs = [v for v in node.outputs if _is_float(v)]
+            # Behind a gap whole numbers count too (a quantised file's): every gap is to be found.
+            whole = any(not _is_float(v) for i in indices if (v := node.inputs[i]) is not None)
+            outputs = [v for v in node.outputs if whole or _is_float(v)]
             if not missing:
                 steps.append(Step(node, indices))
             else:
@@ -135,6 +137,7 @@ class _Walk:
                     body = expand(self.op, node)
                 if body is None:
                     self.gaps += [Gap(node, n, reason, opset) for n, reason in missing.items()]
+                    outputs = list(node.outputs)
                 else:
                     steps += self._plan(self.op.added[before:])
                     steps.append(Step(node, indices, body))
@@ -147,7 +150,7 @@ class _Walk:
         """The inputs through which the score depends on the values asked for."""
         indices = []
         for i, value in enumerate(node.inputs):
-            if value not in self.reached or value is None or not _is_float(value):
+            if value not in self.reached or value is None:
                 continue
             reason = stop_reason(node, input_name(node, i, self.op.opset))
             if reason is None:
@@ -329,9 +332,11 @@ def _gap_message(gaps: Sequence[Gap], wrt: Sequence[ir.Value], name: str) -> str
     layers = ", ".join(repr(v.name) for v in wrt)
     listed = "\n".join(dict.fromkeys(str(g) for g in gaps))
     count = len({g.node for g in gaps})
+    quantised = any("Quantize" in g.node.op_type or "Integer" in g.node.op_type for g in gaps)
     return (
         f"{count} operator{'s' if count > 1 else ''} between {layers} and {name!r} "
         f"cannot be differentiated:\n{listed}\n"
+        f"{'The file is quantised: explain its floating-point original. ' * quantised}"
         "Choose a later layer (`onnxcam layers MODEL` lists those that work), a score that lies before "
         'them, or add the rules: README, "Adding a gradient rule".'
     )

@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_score(parser)
     options.add_preprocess(parser, "how photos become the model's input, for the record")
+    parser.add_argument(
+        "--lower", action="store_true", help="bring a file above opset 18 down to it: no gaps on CUDA"
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not run the result against the source")
     options.add_json(parser, "the report")
 
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             probability=args.probability,
             preprocess=preprocess,
             labels=labels,
+            lower=args.lower,
             verify=not args.no_verify,
         )
     print_report(report, terminal)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from nets import cnn
 
 import onnxcam.methods
 from onnxcam import Explainer, contract, demo, doctor
@@ -65,6 +66,16 @@ def test_rewrite_hands_everything_to_the_library(cli, plain_file, tmp_path):
 def test_rewrite_without_verification(cli, plain_file, tmp_path):
     ran = cli("rewrite", plain_file, "-o", tmp_path / "x.cam.onnx", "--no-verify", "--json")
     assert ran.data["output_error"] is None
+
+
+def test_rewrite_lowers_the_opset(cli, tmp_path):
+    model = cnn("e = Elu(y)", "float[N,5] e", opset=22, ir_version=10)
+    (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
+    opsets = [
+        cli("rewrite", tmp_path / "new.onnx", "-o", tmp_path / "x.cam.onnx", "--json", *flag).data["opset"]
+        for flag in ([], ["--lower"])
+    ]
+    assert opsets == [22, 18]
 
 
 @pytest.mark.parametrize("how", ["same", "link", "default"])

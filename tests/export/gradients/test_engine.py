@@ -471,3 +471,30 @@ def test_reference_and_runtime_agree_on_a_small_network() -> None:
         results.append(run(gradient.model, {**feeds_of(c, values, dtype), "seed": seed}, gradient.outputs))
     for a, b in zip(results[1], results[0], strict=True):
         assert difference(a, b) < 1e-5
+
+
+def test_a_failure_leaves_the_model_as_it_was():
+    model = normalize(
+        ir.from_onnx_text(
+            '<ir_version: 8, opset_import: ["": 18]> g (float[N,4,8,8] x) => (float[N,4,8,8] y) '
+            "{ a = Mish(x) b = LRN<size=3>(a) y = Relu(b) }"
+        )
+    )
+    before = ir.to_proto(model).SerializeToString()
+    with pytest.raises(NoGradientRule, match="LRN"):
+        add_gradients(model, "y", ["x"])
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_gaps_behind_whole_numbers_are_listed_too():
+    model = normalize(
+        ir.from_onnx_text(
+            '<ir_version: 8, opset_import: ["": 18]> g (float[N,4] x) => (float[N,4] y) { '
+            "s = Constant<value_float=0.1>() z = Constant<value = uint8 {0}>() q = QuantizeLinear(x, s, z) "
+            "c = Cast<to=2>(q) d = DequantizeLinear(c, s, z) y = Relu(d) }"
+        )
+    )
+    with pytest.raises(
+        NoGradientRule, match=r"(?s)2 operators.*QuantizeLinear.*DequantizeLinear.*The file is quantised"
+    ):
+        add_gradients(model, "y", ["x"])
