@@ -39,7 +39,8 @@ def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> t
         listed = ", ".join(f"{op} ({n})" for op, n in sorted(counts.items()))
         notes.append(
             f"At opset {opset} ONNX Runtime up to 1.24 has no CUDA kernel for {listed}; "
-            "they run on the CPU there. Opset 18 has none of these gaps; `onnxcam doctor MODEL` shows where each node really runs."
+            "they run on the CPU there. Opset 18 has none of these gaps (`lower=True`, `--lower`); "
+            "`onnxcam doctor MODEL` shows where each node really runs."
         )
     for name in zero_gradient:
         notes.append(

@@ -1,7 +1,8 @@
 """Networks small enough to solve by hand, through the whole road: rewrite, session, method.
 
-The convolutional net and its numbers are those that captum's tests state for layer Grad-CAM: a 3x3 convolution
-of ones with biases -50 and -75, ReLU, and a linear map whose rows are five ones and three minus ones; x = 0..15.
+The convolutional net and its numbers are those that captum's tests state for layer Grad-CAM: a 3x3
+convolution of ones with biases -50 and -75, ReLU, and a linear map whose rows are five ones and three minus
+ones; x = 0..15.
 """
 
 import nets

@@ -137,7 +137,8 @@ def test_the_probability_is_explained_on_request(tmp_path):
 def test_gradients_equal_finite_differences_through_a_nonlinear_head(tmp_path):
     body = (
         "m = AveragePool<kernel_shape=[2,2], strides=[2,2]>(r) "
-        "h = Conv<pads=[1,1,1,1], strides=[2,2]>(m, w2) t = Tanh(h) p = GlobalAveragePool(t) f = Flatten(p) y = Gemm<transB=1>(f, v, b)"
+        "h = Conv<pads=[1,1,1,1], strides=[2,2]>(m, w2) t = Tanh(h) "
+        "p = GlobalAveragePool(t) f = Flatten(p) y = Gemm<transB=1>(f, v, b)"
     )
     net = nets.cnn(body=body)
     net.graph.initializer.append(onnx.numpy_helper.from_array(nets.weights(w2=(4, 4, 3, 3))["w2"], "w2"))
