@@ -29,11 +29,11 @@ import onnx
 import skimage
 import torch
 from numpy.typing import NDArray
-from onnxcam.export import rewrite_onnx
 from torch import nn
 
 from onnxcam.contract import Preprocess
 from onnxcam.demo import mosaics as demo
+from onnxcam.export import rewrite_onnx
 
 INPUT = 128  # side of the model's input
 MEAN, STD = 0.5, 0.25
