@@ -22,9 +22,9 @@ def methods_table():
 
 
 def operators_list():
-    from onnxcam.export.gradients import rules
+    from onnxcam.export.gradients import registered
 
-    names = sorted({r.op_type if not r.domain else f"{r.domain}.{r.op_type}" for r in rules()})
+    names = sorted({r.op_type if not r.domain else f"{r.domain}.{r.op_type}" for r in registered()})
     text, line = [], ""
     for name in names:
         if len(line) + len(name) > 100:

@@ -103,7 +103,7 @@ def stop(op_type: str, reason: str, wrt: Sequence[str] | None = None, domain: st
         _STOPS[domain, op_type, name] = reason
 
 
-def rules() -> list[Rule]:
+def registered() -> list[Rule]:
     """Every rule, by operator."""
     return [r for key in sorted(_RULES) for r in _RULES[key]]
 

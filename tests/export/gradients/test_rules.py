@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxcam.errors import ModelError, NoGradientRule, ShapeUnknown
-from onnxcam.export.gradients import engine, registry, rules, stop, stops, vjp
+from onnxcam.export.gradients import engine, registered, registry, stop, stops, vjp
 from onnxcam.export.gradients.geometry import GEOMETRY_NAMES
 
 from .cases import CASES, CONVOLUTION, EXPANDED, POOLING
@@ -197,21 +197,21 @@ def rules_used() -> dict[str, set[str]]:
 
 
 def test_every_rule_has_a_case() -> None:
-    missing = {r.name for r in rules()} - set().union(*rules_used().values())
+    missing = {r.name for r in registered()} - set().union(*rules_used().values())
     assert not missing
 
 
 def test_every_case_goes_through_a_rule() -> None:
     assert all(rules_used().values())
     own = {f"vjp {o.split('(')[0].split('<')[0].split('= ')[1]}" for c in EXPANDED for o in [c.text]}
-    assert not own & {r.name.split(".")[0] for r in rules()}, "has a rule: move the case to its family"
+    assert not own & {r.name.split(".")[0] for r in registered()}, "has a rule: move the case to its family"
 
 
 def test_case_names_are_unique() -> None:
     assert len(by_name) == len(CASES)
 
 
-@pytest.mark.parametrize("rule", rules(), ids=lambda r: r.name)
+@pytest.mark.parametrize("rule", registered(), ids=lambda r: r.name)
 def test_every_name_of_a_rule_is_in_the_schema(rule: registry.Rule) -> None:
     for opset in {max(rule.since, engine_minimum()), NEWEST_OPSET}:
         schema = registry.schema(rule.op_type, rule.domain, opset)
@@ -237,8 +237,8 @@ def test_every_stop_is_a_real_input(key: tuple[str, str, str | None]) -> None:
     schema = onnx.defs.get_schema(op_type, max_inclusive_version=NEWEST_OPSET, domain=domain)
     if wrt is not None:
         assert wrt in [i.name for i in schema.inputs]
-    assert (domain, op_type, wrt) not in {(r.domain, r.op_type, r.wrt) for r in rules()}
-    assert wrt is not None or op_type not in {r.op_type for r in rules()}
+    assert (domain, op_type, wrt) not in {(r.domain, r.op_type, r.wrt) for r in registered()}
+    assert wrt is not None or op_type not in {r.op_type for r in registered()}
 
 
 def test_registering_twice_raises() -> None:
