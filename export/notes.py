@@ -10,6 +10,8 @@ import onnx_ir as ir
 from ..contract import Record
 from .gradients.builder import NODE_PREFIX
 
+_WORTH_A_NOTE = 2**16  #: bytes
+
 #: From which opset an operator had no CUDA kernel in ONNX Runtime 1.24 (kernels are matched by the
 #: exact version of their operator). Later releases fill some of these gaps.
 CUDA_GAPS = {
@@ -47,11 +49,36 @@ def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> t
             f"The gradient at {name!r} was zero everywhere on the random input it was checked with; "
             "if it stays so on real images, the layer does not move the score."
         )
-    added = sum(
+    if (added := copied_bytes(graph)) > _WORTH_A_NOTE:
+        notes.append(f"{added:,} bytes of constants were added for the gradient.")
+    if (mirrored := mirrored_bytes(graph)) > _WORTH_A_NOTE:
+        notes.append(
+            f"ONNX Runtime will keep {mirrored:,} bytes of convolution weights a second time in memory, mirrored "
+            "for the gradient: faster than transposed convolutions; the file holds them once."
+        )
+    return tuple(notes)
+
+
+def copied_bytes(graph: ir.Graph) -> int:
+    """The size of the constants that the explanation added to the file."""
+    return sum(
         v.const_value.nbytes
         for name, v in graph.initializers.items()
         if name.startswith(NODE_PREFIX) and v.const_value is not None
     )
-    if added > 2**16:
-        notes.append(f"{added:,} bytes of constants were added for the gradient.")
-    return tuple(notes)
+
+
+def mirrored_bytes(graph: ir.Graph) -> int:
+    """The size of the weights that ONNX Runtime folds into mirrored copies when it loads the file."""
+    total = 0
+    for node in graph:
+        if node.op_type != "Conv" or not (node.name or "").startswith(NODE_PREFIX):
+            continue
+        weight = node.inputs[1]
+        made = weight.producer() if weight is not None else None
+        while made is not None and made.inputs[0] is not None:
+            weight = made.inputs[0]
+            made = weight.producer()
+            if weight.const_value is not None:
+                total += weight.const_value.nbytes
+    return total

@@ -18,7 +18,7 @@ class ExportReport:
         opset: of the file.
         nodes_added: how many nodes the explanation takes.
         source_bytes, bytes: sizes of the source (0 for a PyTorch module) and of the file.
-        copied_bytes: weights stored a second time.
+        copied_bytes: constants that the explanation added to the file; no weight is stored twice.
         output_error: the largest difference between the outputs of source and file, over the largest
             entry; None if not verified.
         gradient_error: the same between the file's gradients and ``torch.autograd``; None if the source

@@ -16,9 +16,10 @@ from ..errors import ModelError, UnknownLayer
 from ..preprocess import resolve
 from .explainable import add_explanation, strip
 from .from_onnx import load, normalize, sha256
-from .gradients.builder import NODE_PREFIX, dims_of
+from .gradients.builder import dims_of
 from .layers import AUTO, Names, candidates
 from .layouts import Layouts, layouts
+from .notes import copied_bytes as copied_bytes
 from .notes import notes_on
 from .report import ExportReport
 from .score import FoundScore, find_score
@@ -179,12 +180,3 @@ def checked_labels(labels: Sequence[str] | None, score: FoundScore) -> Sequence[
             "Give one label for each class, in index order."
         )
     return labels
-
-
-def copied_bytes(graph: ir.Graph) -> int:
-    """The size of the constants that the explanation added."""
-    return sum(
-        v.const_value.nbytes
-        for name, v in graph.initializers.items()
-        if name.startswith(NODE_PREFIX) and v.const_value is not None
-    )

@@ -534,3 +534,19 @@ def test_list_layers_is_best_first(tmp_path):
     assert listed[0].shape == ("N", 4, 8, 8)
     assert listed[0].why == "the last spatial tensor before global pooling"
     assert json.dumps([x.name for x in listed])
+
+
+def test_weights_that_will_be_mirrored_in_memory_are_reported(tmp_path):
+    net = nets.model(
+        "c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) d = Conv<pads=[1,1,1,1]>(r, w2) s = Relu(d) "
+        "p = GlobalAveragePool(s) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
+        initializers=nets.weights(w=(64, 3, 3, 3), w2=(64, 64, 3, 3), v=(5, 64), b=(5,)),
+    )
+    last, _ = rewrite(net, tmp_path, layers="s")
+    assert last.notes == ()
+    middle, _ = rewrite(net, tmp_path, layers="r")
+    (note,) = middle.notes
+    assert note.startswith(
+        "ONNX Runtime will keep 147,456 bytes of convolution weights a second time in memory"
+    )
+    assert middle.bytes <= 1.05 * middle.source_bytes
