@@ -53,8 +53,8 @@ def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> t
         notes.append(f"{added:,} bytes of constants were added for the gradient.")
     if (mirrored := mirrored_bytes(graph)) > _WORTH_A_NOTE:
         notes.append(
-            f"ONNX Runtime will keep {mirrored:,} bytes of convolution weights a second time in memory, mirrored "
-            "for the gradient: faster than transposed convolutions; the file holds them once."
+            f"ONNX Runtime will keep {mirrored:,} bytes of convolution weights a second time in memory, "
+            "mirrored for the gradient: faster than transposed convolutions; the file holds them once."
         )
     return tuple(notes)
 
