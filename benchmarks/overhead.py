@@ -141,7 +141,7 @@ def peer_ratio(
     tensor = torch.from_numpy(x)
     module = dict(model.named_modules())[layer]
     with gradcam.GradCAM(model=model, target_layers=[module], reshape_transform=transform) as cam:
-        return ratio(ours, lambda: cam(input_tensor=tensor), max(3, pairs // 3))[0]
+        return ratio(ours, lambda: cam(input_tensor=tensor, targets=None), max(3, pairs // 3))[0]
 
 
 def options(threads: int) -> Any:
