@@ -43,9 +43,9 @@ def heatmaps(
     for raw in layer_maps:
         maps = _checked(raw)
         maps = np.maximum(maps, 0) if rectify else maps.copy()
-        enlarged.append(resize(_scale(maps), size))
+        enlarged.append(_resize(_scale(maps), size))
     # The library also rectifies here; scaled maps and their linear interpolations are never negative.
-    return _scale(_fuse(enlarged, fuse))
+    return _scale(_combine(enlarged, fuse))
 
 
 def scale(maps: ArrayLike) -> Maps:
@@ -77,15 +77,18 @@ def resize(maps: ArrayLike, size: tuple[int, int]) -> Maps:
     Raises:
         InputError: maps of the wrong shape or an unusable size.
     """
-    checked = np.ascontiguousarray(_checked(maps))
+    return _resize(_checked(maps), size)
+
+
+def _resize(maps: Maps, size: tuple[int, int]) -> Maps:
     try:
         height, width = (int(n) for n in size)
     except (TypeError, ValueError) as e:
         raise InputError(f"The size of a heatmap is (height, width), not {size!r}.") from e
     if height < 1 or width < 1:
         raise InputError(f"The size of a heatmap is at least 1×1, not {height}×{width}.")
-    resized = np.empty((len(checked), height, width), np.float32)
-    for source, target in zip(checked, resized, strict=True):
+    resized = np.empty((len(maps), height, width), np.float32)
+    for source, target in zip(np.ascontiguousarray(maps), resized, strict=True):
         cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
     return resized
 
@@ -103,20 +106,21 @@ def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
     Raises:
         InputError: no layer, maps of different shapes, or an unknown ``how``.
     """
+    return _combine([_checked(m) for m in maps], how)
+
+
+def _combine(maps: Sequence[Maps], how: str) -> Maps:
     if how not in _FUSIONS:
         raise InputError(
             f"No fusion {how!r}.{nearest(str(how), [*_FUSIONS])} There are: {', '.join(_FUSIONS)}."
         )
-    checked = [_checked(m) for m in maps]
-    if not checked:
+    if not maps:
         raise InputError("There is no layer's map to fuse.")
-    shapes = [m.shape for m in checked]
+    shapes = [m.shape for m in maps]
     if len(set(shapes)) > 1:
         raise InputError(f"Maps of equal shape can be fused, not of {', '.join(map(str, shapes))}.")
-    return checked[0] if len(checked) == 1 else _FUSIONS[how](np.stack(checked))
+    return maps[0] if len(maps) == 1 else _FUSIONS[how](np.stack(maps))
 
-
-_fuse = fuse  # `heatmaps` has an argument of that name
 
 _FUSIONS: dict[str, Callable[[NDArray[np.float32]], Maps]] = {
     "mean": lambda stacked: np.mean(stacked, axis=0),
