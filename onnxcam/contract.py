@@ -132,6 +132,19 @@ class Preprocess:
     pad_value: int = 114
     anchor: Literal["center", "top-left"] = "center"
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where no photo could be brought into such an input."""
+        resize = (
+            self.resize if isinstance(self.resize, tuple) else (1 if self.resize is None else self.resize,)
+        )
+        if min(*self.size, *resize) < 1 or self.scale == 0 or 0 in self.std:
+            raise ValueError("size and resize must be at least 1, scale and std must not be zero")
+        count = 1 if self.channels == "L" else 3
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, count):
+                channels = f"channel{'s' * (count != 1)} ({self.channels})"
+                raise ValueError(f"{name} has {len(values)} values for {count} {channels}")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -169,10 +182,10 @@ class Record:
         """
         try:
             body = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise BadRecord(f"The file's onnxcam record is not JSON: {e}. Rewrite the source model.") from e
         schema = body.get("schema") if isinstance(body, dict) else None
-        if not isinstance(schema, int):
+        if type(schema) is not int or schema < 1:
             raise BadRecord("The file's onnxcam record has no schema number. Rewrite the source model.")
         if schema > SCHEMA:
             raise SchemaTooNew(
@@ -221,12 +234,9 @@ def make_preprocess(fields: Mapping[str, Any]) -> Preprocess:
     if unknown:
         raise ValueError(f"Unknown preprocessing field {unknown[0]!r}; the fields are {', '.join(known)}.")
     try:
-        made = typing.cast(Preprocess, _build(Preprocess, plain, "preprocess"))
+        return typing.cast(Preprocess, _build(Preprocess, plain, "preprocess"))
     except (TypeError, ValueError) as e:
         raise ValueError(f"Unusable preprocessing: {e}.") from e
-    if any(s == 0 for s in made.std) or made.scale == 0 or min(made.size) < 1:
-        raise ValueError("Unusable preprocessing: size, scale and std must not be zero.")
-    return made
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
@@ -249,6 +259,11 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         # Fields that we do not know are from a later revision of the same schema: ignored.
         return kind(**{n: _build(hints[n], v, f"{where}.{n}") for n, v in value.items() if n in fields})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        args = tuple(arm for arm in args if arm is not type(None))
+        if len(args) == 1:  # an optional value: why it does not fit is worth saying
+            return _build(args[0], value, where)
         for arm in args:
             try:
                 return _build(arm, value, where)
@@ -267,10 +282,6 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if len(args) != len(value):
             raise ValueError(f"{where} has {len(value)} entries, not {len(args)}")
         return tuple(_build(a, v, where) for a, v in zip(args, value, strict=True))
-    if kind is type(None):
-        if value is not None:
-            raise TypeError(f"{where} is not null")
-        return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

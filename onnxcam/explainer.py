@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,8 @@ class Explainer:
         max_batch: int = 32,
         record_placement: bool = False,
     ) -> None:
-        if max_batch < 1:
-            raise InputError(f"max_batch is {max_batch}; it must be at least 1.")
+        if not isinstance(max_batch, int) or max_batch < 1:
+            raise InputError(f"max_batch is {max_batch!r}; it is a whole number of at least 1.")
         self._session = Session(
             model,
             providers,
@@ -89,7 +89,8 @@ class Explainer:
         )
         self.record: Record = self._session.record
         self.providers = self._session.providers
-        self.labels: tuple[str, ...] | None = self.record.labels if labels is None else tuple(labels)
+        self._count = self._count_classes()
+        self.labels: tuple[str, ...] | None = self.record.labels if labels is None else self._named(labels)
         self.layers = tuple(layer.name for layer in self.record.layers)
         self._image = inputs.image_input(self._session.inputs, self.record.preprocess)
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
@@ -203,6 +204,24 @@ class Explainer:
         heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
         return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps)
 
+    def _count_classes(self) -> int | None:
+        """As the file declares its scores; what the record says of it is a copy."""
+        shapes = {o.name: o.shape for o in self._session.outputs}
+        declared = shapes[self.record.score.output][1:2]
+        return next((n for n in declared if isinstance(n, int)), self.record.score.classes)
+
+    def _named(self, labels: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+            raise InputError(
+                "labels is a list with one name per class; `onnxcam explain --labels` reads a file."
+            )
+        if self._count is not None and len(labels) != self._count:
+            raise InputError(
+                f"labels has {len(labels)} names, but the model has {self._count} classes: which name "
+                "belongs to which class cannot be known."
+            )
+        return tuple(labels)
+
     def _resolve(self, spec: str | Mapping[str, Any] | Preprocess) -> Preprocess:
         layout = inputs.layout_of(self._image, None)
         return preprocess.resolve(
@@ -218,7 +237,8 @@ class Explainer:
         self, method: str | Method, target: Any, layers: str | Sequence[str] | None, count: int
     ) -> _Request:
         chosen = method if isinstance(method, Method) else methods.get(method)
-        wanted = self.layers if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+        one = isinstance(layers, str) or not isinstance(layers, Iterable)
+        wanted: tuple[Any, ...] = self.layers if layers is None else (layers,) if one else tuple(layers)
         if not wanted:
             raise UnknownLayer(f"layers is empty; the file explains {', '.join(map(repr, self.layers))}.")
         known = {layer.name: layer for layer in self.record.layers}
@@ -237,7 +257,7 @@ class Explainer:
         return _Request(
             chosen,
             tuple(known[name] for name in wanted),
-            targets.resolve(target, count, self.record.score.classes, self.labels),
+            targets.resolve(target, count, self._count, self.labels),
         )
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +287,7 @@ class Explainer:
     def _classes(self, run: Rows, request: _Request) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Per row the class and the model's own score of it."""
         chosen, image_index = request.targets.class_index, request.targets.image_index
-        table = run.arrays[self.record.score.output].reshape(len(chosen), -1).astype(np.float32)
+        table = run.arrays[self.record.score.output].reshape(len(chosen), -1).astype(np.float32, copy=False)
         # Again, for files that do not record how many classes there are.
         targets.check(int(chosen.max(initial=0)), table.shape[1])
         class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
@@ -289,6 +309,12 @@ class Explainer:
             }
             made = request.method.function(tensors.get("activations"), tensors.get("gradients"))
             maps[layer.name] = np.asarray(made, np.float32)
+            b, _, h, w = next(iter(tensors.values())).shape
+            if maps[layer.name].shape != (b, h, w):
+                raise MethodError(
+                    f"The method '{request.method.name}' gave maps of the shape {maps[layer.name].shape} "
+                    f"for the layer '{layer.name}', not {(b, h, w)}."
+                )
         return maps
 
     def _size(self, shape: tuple[int, ...]) -> tuple[int, int] | None:

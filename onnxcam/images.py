@@ -142,8 +142,8 @@ def _read(path: str) -> NDArray[np.uint8]:
         return np.fromfile(path, np.uint8)
     except FileNotFoundError:
         raise ImageError(f"There is no image '{path}'.") from None
-    except OSError as e:
-        raise ImageError(f"The image '{path}' cannot be read: {e.strerror or e}.") from e
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the path
+        raise ImageError(f"The image {path!r} cannot be read: {getattr(e, 'strerror', None) or e}.") from e
 
 
 def _decode(data: NDArray[np.uint8], what: str) -> Photo:

@@ -20,52 +20,32 @@ from .contract import Preprocess, make_preprocess
 from .errors import InputError, nearest
 from .images import Photo
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-_TO_ONE = {"scale": 1 / 127.5, "mean": (1.0,)}  # pixel / 127.5 - 1
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CLIP: dict[str, Any] = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+_CAFFE: dict[str, Any] = {"antialias": False, "channels": "BGR", "scale": 1.0}
 
 #: Preprocessing by name; the sizes give way to the model's own.
 PRESETS: Mapping[str, Preprocess] = {
-    name: make_preprocess(cast(dict[str, Any], fields))
-    for name, fields in {
-        # torchvision's and timm's evaluation transform: shorter side 256, centre 224.
-        "imagenet": {"fit": "crop", "resize": 256, **_IMAGENET},
-        "imagenet-bicubic": {"fit": "crop", "resize": 256, "interpolation": "cubic", **_IMAGENET},
-        "imagenet-stretch": _IMAGENET,
-        "clip": {"fit": "crop", "interpolation": "cubic", **_CLIP},
-        # Hugging Face's ViT and the like: stretched, to [-1, 1].
-        "half": {"mean": (0.5,), "std": (0.5,)},
-        # keras.applications' preprocess_input in its three modes.
-        "keras-tf": {"layout": "NHWC", "antialias": False, **_TO_ONE},
-        "keras-torch": {"layout": "NHWC", "antialias": False, **_IMAGENET},
-        "keras-caffe": {
-            "layout": "NHWC",
-            "antialias": False,
-            "channels": "BGR",
-            "scale": 1.0,
-            "mean": (103.939, 116.779, 123.68),
-        },
-        "caffe": {
-            "fit": "crop",
-            "resize": 256,
-            "antialias": False,
-            "channels": "BGR",
-            "scale": 1.0,
-            "mean": (104.0, 117.0, 123.0),
-        },
-        "unit": {},
-        "raw": {"scale": 1.0},
-        # Ultralytics' letterbox, and YOLOX's.
-        "yolo": {"size": 640, "fit": "letterbox", "antialias": False},
-        "yolox": {
-            "size": 416,
-            "fit": "letterbox",
-            "antialias": False,
-            "anchor": "top-left",
-            "channels": "BGR",
-            "scale": 1.0,
-        },
-    }.items()
+    # torchvision's and timm's evaluation transform: shorter side 256, centre 224.
+    "imagenet": Preprocess(fit="crop", resize=256, **_IMAGENET),
+    "imagenet-bicubic": Preprocess(fit="crop", resize=256, interpolation="cubic", **_IMAGENET),
+    "imagenet-stretch": Preprocess(**_IMAGENET),
+    "clip": Preprocess(fit="crop", interpolation="cubic", **_CLIP),
+    # Hugging Face's ViT and the like: stretched, to [-1, 1].
+    "half": Preprocess(mean=(0.5,), std=(0.5,)),
+    # keras.applications' preprocess_input in its three modes.
+    "keras-tf": Preprocess(layout="NHWC", antialias=False, scale=1 / 127.5, mean=(1.0,)),
+    "keras-torch": Preprocess(layout="NHWC", antialias=False, **_IMAGENET),
+    "keras-caffe": Preprocess(layout="NHWC", mean=(103.939, 116.779, 123.68), **_CAFFE),
+    "caffe": Preprocess(fit="crop", resize=256, mean=(104.0, 117.0, 123.0), **_CAFFE),
+    "unit": Preprocess(),
+    "raw": Preprocess(scale=1.0),
+    # Ultralytics' letterbox, and YOLOX's.
+    "yolo": Preprocess(size=(640, 640), fit="letterbox", antialias=False),
+    "yolox": Preprocess(size=(416, 416), fit="letterbox", anchor="top-left", **_CAFFE),
 }
 
 
@@ -106,6 +86,8 @@ def resolve(
     """
     if isinstance(spec, Preprocess):
         return spec if spec.input else dataclasses.replace(spec, input=input)
+    if not isinstance(spec, (str, Mapping)):
+        raise InputError(f"preprocess is a preset's name, fields or a record, not {type(spec).__name__}.")
     fields = {"preset": spec} if isinstance(spec, str) else dict(spec)
     preset = fields.pop("preset", "unit")
     if preset not in PRESETS:
@@ -122,17 +104,9 @@ def resolve(
     if layout is not None:
         base = dataclasses.replace(base, layout=layout)
     try:
-        made = make_preprocess({**dataclasses.asdict(base), "input": input, **fields})
+        return make_preprocess({**dataclasses.asdict(base), "input": input, **fields})
     except ValueError as e:
         raise InputError(str(e)) from e
-    count = 1 if made.channels == "L" else 3
-    for name in ("mean", "std"):
-        if len(getattr(made, name)) not in (1, count):
-            raise InputError(
-                f"Unusable preprocessing: {name} has {len(getattr(made, name))} values for {count} "
-                f"channel{'s' * (count != 1)} ({made.channels})."
-            )
-    return made
 
 
 def apply(

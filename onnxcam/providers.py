@@ -80,15 +80,21 @@ def requested(ort: Any, providers: Any, provider_options: Any) -> list[tuple[str
     """The providers with their options, all of them by their full names."""
     if providers is None:
         providers = [CUDA if CUDA in ort.get_available_providers() else CPU]
-    elif isinstance(providers, str) or (len(providers) == 2 and isinstance(providers[1], Mapping)):
+    elif isinstance(providers, str) or _is_pair(providers):
         providers = [providers]
+    if not isinstance(providers, Sequence) or not all(isinstance(p, str) or _is_pair(p) for p in providers):
+        raise ProviderError(
+            f'An execution provider is a name or (name, options), as in providers=["cpu"], not {providers!r}.'
+        )
     if not providers:
         raise ProviderError(
             'No execution provider is named; write providers=["cpu"], or None for the default.'
         )
     if isinstance(provider_options, Mapping):
         provider_options = [provider_options]
-    extra: Sequence[Mapping[str, Any]] = list(provider_options or [{}] * len(providers))
+    extra: Sequence[Mapping[str, Any]] = provider_options or [{}] * len(providers)
+    if not isinstance(extra, Sequence) or not all(isinstance(o, Mapping) for o in extra):
+        raise ProviderError(f"provider_options is a mapping, or one for each provider, not {extra!r}.")
     if len(extra) != len(providers):
         raise ProviderError(
             f"provider_options has {len(extra)} entries for {len(providers)} "
@@ -96,6 +102,11 @@ def requested(ort: Any, providers: Any, provider_options: Any) -> list[tuple[str
         )
     pairs = [(p, {}) if isinstance(p, str) else p for p in providers]
     return [(full_name(n), {**o, **more}) for (n, o), more in zip(pairs, extra, strict=True)]
+
+
+def _is_pair(provider: Any) -> bool:
+    """Whether it is (name, options)."""
+    return isinstance(provider, (tuple, list)) and len(provider) == 2 and isinstance(provider[1], Mapping)
 
 
 def not_built(ort: Any, name: str) -> str:

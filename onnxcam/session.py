@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import CLASS_INDEX, Record, read_record
+from .contract import CLASS_INDEX, Layout, Record, read_record
 from .errors import BadRecord, InputError, MissingDependency, NotOnnx, ProviderError, TensorError, nearest
 from .providers import CPU, MISSING_LIBRARY, ON_CUDA, Provider, not_built, preload, requested, why_not
 
@@ -127,7 +127,10 @@ class Session:
             return value if self._device is not None and value.device_name() != "cpu" else value.numpy()
         if hasattr(value, "__dlpack__"):
             return self._from_dlpack(name, value)
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as e:
+            raise TensorError(f"Input '{name}' is no array: its rows differ in length.") from e
         if array.dtype.kind not in "biuf":
             raise TensorError(
                 f"Input '{name}' is a {type(value).__name__}, not an array or a tensor of numbers."
@@ -230,9 +233,9 @@ def _source(model: Any) -> tuple[str | bytes, str]:
     if not isinstance(model, (str, os.PathLike)):
         raise NotOnnx(f"A model is a path or the bytes of a file, not {type(model).__name__}.")
     path = Path(model)
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path's own, which raises for a name that is too long
         raise NotOnnx(f"'{path}' is a folder, not an ONNX file.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise NotOnnx(f"There is no file '{path}'.")
     if path.stat().st_size == 0:
         raise NotOnnx(f"'{path}' is empty: it has no bytes.")
@@ -242,16 +245,25 @@ def _source(model: Any) -> tuple[str | bytes, str]:
 def _session_options(ort: Any, given: Any, record_placement: bool) -> Any:
     if isinstance(given, ort.SessionOptions):
         return given
+    if not isinstance(given or {}, Mapping):
+        raise InputError(
+            "session_options is an onnxruntime.SessionOptions or a mapping of its attributes, not "
+            f"{type(given).__name__}."
+        )
     options = ort.SessionOptions()
     # Errors only: each session would warn that cam.class_index is an initializer that can be fed.
     options.log_severity_level = 3
     if record_placement:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for name, value in dict(given or {}).items():
+    for key, value in dict(given or {}).items():
+        name = str(key)
         if "." in name:
             options.add_session_config_entry(name, str(value))
         elif hasattr(options, name):
-            setattr(options, name, value)
+            try:
+                setattr(options, name, value)
+            except (TypeError, AttributeError) as e:
+                raise InputError(f"onnxruntime.SessionOptions does not take {value!r} as {name!r}.") from e
         else:
             known = [n for n in dir(options) if not n.startswith("_")]
             raise InputError(
@@ -363,7 +375,7 @@ def _bound_device(session: Any) -> tuple[str, int] | None:
 
 
 def _check_record(record: Record, session: Any, what: str) -> None:
-    """Raise BadRecord if the record speaks of tensors that the file does not have."""
+    """Raise BadRecord if the record speaks of tensors that the file does not have, or not so."""
     if not record.layers:
         raise BadRecord(f"The record of {what} names no layer. Rewrite the source model.")
     outputs = {o.name for o in session.get_outputs()}
@@ -374,6 +386,22 @@ def _check_record(record: Record, session: Any, what: str) -> None:
                 f"The record of {what} names the {kind} '{name}', which the file does not have: it was "
                 "changed after it was made explainable. Rewrite the source model."
             )
+    shapes = {o.name: o.shape for o in session.get_outputs()}
+    for layer in record.layers:
+        for name in (layer.activations, layer.gradients):
+            if shapes[name] and not _holds(shapes[name], layer.layout):
+                raise BadRecord(
+                    f"The record of {what} calls '{name}' {layer.layout.kind}, but its shape is "
+                    f"{tuple(shapes[name])}. Rewrite the source model."
+                )
+
+
+def _holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
+    """Whether a tensor of that shape can have the layout."""
+    if layout.kind != "tokens" or layout.grid is None:
+        return len(shape) == (3 if layout.kind == "tokens" else 4)
+    count = layout.prefix + layout.grid[0] * layout.grid[1]
+    return len(shape) == 3 and (not isinstance(shape[1], int) or shape[1] == count)
 
 
 def _named(record: Record, outputs: set[str], inputs: set[str]) -> Iterator[tuple[str, str, set[str]]]:

@@ -118,7 +118,7 @@ def get(name: str) -> Method:
     Raises:
         MethodError: there is none; the nearest names are given.
     """
-    if name not in _methods:
+    if not isinstance(name, str) or name not in _methods:
         known = names()
         raise MethodError(f"No method {name!r}.{nearest(str(name), known)} There are: {', '.join(known)}.")
     return _methods[name]

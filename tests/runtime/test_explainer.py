@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import onnxcam
-from onnxcam import Explainer, contract, errors, postprocess
+from onnxcam import Explainer, contract, errors, methods, postprocess
 from onnxcam.contract import Preprocess
 
 
@@ -326,6 +326,7 @@ WANTED = r"The input 'image' wants float32 \(N, 3, 12, 12\), but got "
         (lambda x: {"imagee": x}, "no input 'imagee'. Nearest: 'image'. It has 'image'"),
         (lambda x: {}, r"input 'image' is missing; the model wants float32 \(N, 3, 12, 12\)"),
         (lambda x: "photo.jpg", "'image' is a str, not an array or a tensor of numbers"),
+        (lambda x: [[1.0], [1.0, 2.0]], "'image' is no array: its rows differ in length"),
     ],
 )
 def test_unusable_tensors(tiny, change, message):
@@ -359,6 +360,8 @@ def test_a_model_that_overflows_is_no_answer(tiny):
         ({"method": "grad-cam"}, errors.MethodError, "No method 'grad-cam'. Nearest: 'gradcam'"),
         ({"layers": "tpo"}, errors.UnknownLayer, "a layer 'tpo'. Nearest: 'top'. It explains 'top'"),
         ({"layers": []}, errors.UnknownLayer, "layers is empty; the file explains 'top'"),
+        ({"layers": 3}, errors.UnknownLayer, "does not explain a layer 3. It explains 'top'"),
+        ({"method": ["gradcam"]}, errors.MethodError, r"No method \['gradcam'\]"),
         ({"fuse": "sum"}, errors.InputError, "No fusion 'sum'"),
     ],
 )  # fmt: skip
@@ -374,8 +377,38 @@ def test_a_class_out_of_range_is_found_without_a_recorded_count(tiny):
 
 
 def test_max_batch_is_checked(tiny):
-    with pytest.raises(errors.InputError, match="max_batch is 0; it must be at least 1"):
-        opened(tiny(), max_batch=0)
+    for wrong in (0, -1, 2.5, "8", None):
+        with pytest.raises(errors.InputError, match=f"max_batch is {wrong!r}; it is a whole number of at"):
+            opened(tiny(), max_batch=wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("names.txt", r"labels is a list with one name per class; `onnxcam explain --labels` reads a file"),
+        ([1, 2, 3, 4, 5], "labels is a list with one name per class"),
+        (["a", "b"], "labels has 2 names, but the model has 5 classes: which name belongs to which class"),
+    ],
+)
+def test_unusable_labels(tiny, labels, message):
+    with pytest.raises(errors.InputError, match=message):
+        opened(tiny(), labels=labels)
+
+
+def test_the_number_of_classes_is_the_files(tiny):
+    shape = (-1, 5)  # what the score is reshaped to, so that the file declares it
+    recorded = opened(tiny(score_shape=shape, classes=99))
+    with pytest.raises(errors.TargetError, match="the model has 5 classes, 0 to 4"):
+        recorded.explain_tensor(tiny().x(1), target=50)
+
+
+@pytest.mark.parametrize("wrong", [lambda a, g: a, lambda a, g: a.mean(1)[:1]])
+def test_a_method_that_gives_other_maps(tiny, wrong):
+    own = methods.Method("own", wrong, ("activations", "gradients"), "", "")
+    with pytest.raises(
+        errors.MethodError, match=r"'own' gave maps of the shape \(.*\) for the layer 'top', not \(3, 6, 6\)"
+    ):
+        opened(tiny()).explain_tensor(tiny().x(3), method=own)
 
 
 def test_pictures_and_files(tiny, tmp_path):

@@ -113,6 +113,17 @@ def test_unreadable_files_are_named(tmp_path, data, message):
         images.load(tmp_path / "bad.jpg")
 
 
+def test_what_the_decoder_says_is_passed_on(monkeypatch):
+    def refuse(*_: object) -> None:
+        error = cv2.error("assertion failed")
+        error.err = "too many pixels"
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    with pytest.raises(errors.ImageError, match=r"image 3 \(4 bytes\) cannot be decoded: too many pixels\."):
+        images.load(b"\x89PNG", "image 3")
+
+
 def test_float_files(tmp_path):
     ok, tiff = cv2.imencode(".tiff", RGB.astype(np.float32) / 255)
     assert ok
@@ -139,6 +150,8 @@ def test_what_is_no_image(image, message):
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(errors.ImageError, match=r"There is no image '.*nothing.png'"):
         images.load(tmp_path / "nothing.png")
+    with pytest.raises(errors.ImageError, match=r"The image 'a\\x00b' cannot be read: embedded null byte"):
+        images.load("a\0b")
     with pytest.raises(errors.ImageError, match=r"is a folder, not an image"):
         images.load(tmp_path)
 

@@ -69,6 +69,8 @@ def test_unreadable_files(tmp_path, file, content, message):
 def test_missing_files(tmp_path):
     with pytest.raises(errors.NotOnnx, match=r"There is no file '.*gone\.onnx'"):
         Session(tmp_path / "gone.onnx")
+    with pytest.raises(errors.NotOnnx, match=r"There is no file 'xxx"):
+        Session("x" * 5000)
     with pytest.raises(errors.NotOnnx, match=r"is a folder, not an ONNX file"):
         Session(tmp_path)
     with pytest.raises(errors.NotOnnx, match=r"A model is a path or the bytes of a file, not int"):
@@ -105,6 +107,61 @@ def test_records(tiny):
         match=r"names the output 'cam.activations.features', which the file does not have: it was changed",
     ):
         Session(model.graph_bytes(record=other), "cpu")
+
+
+DAMAGED = "The file's onnxcam record is damaged: "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: [], "has no schema number. Rewrite the source model"),
+        (lambda r: {**r, "schema": "1"}, "has no schema number"),
+        (lambda r: {**r, "schema": True}, "has no schema number"),
+        (lambda r: {**r, "schema": 0}, "has no schema number"),
+        (lambda r: {k: v for k, v in r.items() if k != "score"}, DAMAGED + "record has no 'score'. Rewrite"),
+        (lambda r: {**r, "score": 3}, DAMAGED + "record.score is not an object"),
+        (lambda r: {**r, "layers": "top"}, DAMAGED + "record.layers is 'top', not a list"),
+        (lambda r: {**r, "layers": [{**r["layers"][0], "head": "x"}]}, DAMAGED + "record.layers.head is 'x'"),
+        (lambda r: {**r, "tool_version": 3}, DAMAGED + "record.tool_version is 3"),
+        (lambda r: {**r, "preprocess": {"size": [3]}}, DAMAGED + "record.preprocess.size has 1 entries"),
+        (lambda r: {**r, "preprocess": {"size": [0, 3]}}, DAMAGED + "size and resize must be at least 1"),
+        (lambda r: {**r, "preprocess": {"resize": "x"}}, DAMAGED + "record.preprocess.resize is 'x'"),
+        (lambda r: {**r, "preprocess": {"mean": [0, 0]}}, DAMAGED + "mean has 2 values for 3 channels"),
+        (
+            lambda r: {**r, "layers": [{**r["layers"][0], "layout": {"kind": "tokens", "grid": [6, 6]}}]},
+            r"calls 'cam.activations.top' tokens, but its shape is \(.*6, 6\). Rewrite the source model",
+        ),
+        (
+            lambda r: {**r, "layers": [{**r["layers"][0], "gradients": "scores"}]},
+            r"calls 'scores' NCHW, but its shape is ",
+        ),
+    ],
+)  # fmt: skip
+def test_damaged_records(tiny, change, message):
+    model = tiny(score_shape=(-1, 5))
+    damaged = json.dumps(change(json.loads(model.record().to_json())))
+    with pytest.raises(errors.BadRecord, match=message):
+        Session(model.graph_bytes(record=damaged), "cpu")
+
+
+def test_a_record_nested_without_end(tiny):
+    with pytest.raises(errors.BadRecord, match="is not JSON: maximum recursion depth"):
+        Session(tiny().graph_bytes(record="[" * 100_000), "cpu")
+
+
+def test_a_token_grid_that_the_tensor_does_not_hold(tiny):
+    model = tiny(layout="tokens", batch=1)
+    body = json.loads(model.record().to_json())
+    body["layers"][0]["layout"]["grid"] = [99, 99]
+    with pytest.raises(errors.BadRecord, match=r"calls 'cam.activations.top' tokens, but its shape is"):
+        Session(model.graph_bytes(record=json.dumps(body)), "cpu")
+
+
+def test_the_fields_of_a_later_revision_are_ignored(tiny):
+    model = tiny()
+    body = json.loads(model.record().to_json()) | {"later": 1}
+    assert Session(model.graph_bytes(record=json.dumps(body)), "cpu").record == model.record()
 
 
 @pytest.mark.parametrize(
@@ -233,10 +290,46 @@ def test_options_reach_onnxruntime(file):
     own = ort.SessionOptions()
     own.inter_op_num_threads = 2
     assert Session(file, "cpu", session_options=own)._session.get_session_options().inter_op_num_threads == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"intra_threads": 1}, r"no attribute 'intra_threads'. Nearest: 'intra_op_num_threads'"),
+        ({"intra_op_num_threads": "a"}, r"SessionOptions does not take 'a' as 'intra_op_num_threads'"),
+        ({3: 4}, r"SessionOptions has no attribute '3'"),
+        (4, r"session_options is an onnxruntime.SessionOptions or a mapping of its attributes, not int"),
+    ],
+)
+def test_unusable_session_options(file, given, message):
+    with pytest.raises(errors.InputError, match=message):
+        Session(file, "cpu", session_options=given)
+
+
+@pytest.mark.parametrize("wanted", [3, [3], [("cpu",)], {"cpu": {}}])
+def test_what_names_no_provider(file, wanted):
     with pytest.raises(
-        errors.InputError, match=r"no attribute 'intra_threads'. Nearest: 'intra_op_num_threads'"
+        errors.ProviderError, match=r"An execution provider is a name or \(name, options\), as"
     ):
-        Session(file, "cpu", session_options={"intra_threads": 1})
+        Session(file, wanted)
+
+
+@pytest.mark.parametrize("given", [3, "x", [3]])
+def test_what_are_no_provider_options(file, given):
+    with pytest.raises(
+        errors.ProviderError, match=r"provider_options is a mapping, or one for each provider"
+    ):
+        Session(file, "cpu", provider_options=given)
+
+
+def test_one_session_options_object_serves_several_files(file):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    x = np.zeros((1, 3, 12, 12), np.float32)
+    first, second = (Session(file, "cpu", session_options=options) for _ in range(2))
+    np.testing.assert_array_equal(
+        first.run({"image": x}, ["scores"])["scores"], second.run({"image": x}, ["scores"])["scores"]
+    )
 
 
 def test_provider_options_reach_onnxruntime(file):
