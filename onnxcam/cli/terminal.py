@@ -121,7 +121,7 @@ class Terminal:
     def _draw(table: Any) -> None:
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+        width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
         # Names and labels hold brackets and colons: they are text, not markup.
         console = Console(width=width, markup=False, highlight=False, emoji=False)
         with console.capture() as drawn:

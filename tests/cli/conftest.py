@@ -31,8 +31,9 @@ class Ran:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Runs ``onnxcam`` with these arguments: ``cli("layers", path)``."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables would wrap as in the tester's terminal
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()
