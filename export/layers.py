@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +80,7 @@ def candidates(graph: ir.Graph, score: ir.Value, names: Names) -> list[Candidate
     spatial = [v for v in spatial if v.dtype is None or v.dtype.is_floating_point()]
     if not spatial:
         return []
-    best, why = _best(graph, score, spatial, known, set(path))
+    best, why = _best(graph, score, spatial, known)
     ordered = [best] + [v for v in reversed(spatial) if v is not best]
     return [
         Candidate(
@@ -154,7 +153,12 @@ def _module_outputs(graph: ir.Graph) -> dict[str, str]:
             leaves = value is not None and (
                 value.is_graph_output() or any(user not in members for user in value.consumers())
             )
-            if leaves and value is not None and value.name and (value.dtype is None or value.dtype.is_floating_point()):
+            if (
+                leaves
+                and value is not None
+                and value.name
+                and (value.dtype is None or value.dtype.is_floating_point())
+            ):
                 outputs[path] = value.name
                 break
     return outputs
@@ -178,48 +182,41 @@ def _scopes(node: ir.Node) -> list[str]:
             paths.append(part if not last or part.startswith(last + ".") else f"{last}.{part}")
         return paths
     # TensorFlow: model/conv5_block3_out/Relu; each part is a name its user knows.
-    return [p for p in dict.fromkeys([*parts, *("/".join(parts[:k]) for k in range(2, len(parts) + 1))])]
+    return list(dict.fromkeys([*parts, *("/".join(parts[:k]) for k in range(2, len(parts) + 1))]))
 
 
 def _best(
-    graph: ir.Graph,
-    score: ir.Value,
-    spatial: Sequence[ir.Value],
-    known: dict[ir.Value, Layout],
-    path: set[ir.Value],
+    graph: ir.Graph, score: ir.Value, spatial: Sequence[ir.Value], known: dict[ir.Value, Layout]
 ) -> tuple[ir.Value, str]:
-    last = _last_before_pooling(score, set(spatial), graph)
+    """The layer to explain by default, and why."""
+    inside = set(spatial)
+    last = _last_before_pooling(graph, score, inside)
     if known[last].kind == "tokens":
         return _last_first_norm(graph, last, spatial)
-    value = last
-    skipped = []
-    while (node := value.producer()) is not None and (source := node.inputs[0] if node.inputs else None) in known:
-        if source not in set(spatial) or source is None or not _adapts(node, source, value, known):
-            break
-        skipped.append(node.op_type)
+    value, skipped = last, []
+    while (source := _adapted(value, known)) in inside and source is not None:
+        skipped.append(_op_type(value))
         value = source
-    end = _describe_end(last)
     behind = f" ({', '.join(skipped)} skipped: no new features)" if skipped else ""
-    return value, f"the last spatial tensor before {end}{behind}"
+    return value, f"the last spatial tensor before {_describe_end(last)}{behind}"
 
 
-def _last_before_pooling(score: ir.Value, spatial: set[ir.Value], graph: ir.Graph) -> ir.Value:
+def _last_before_pooling(graph: ir.Graph, score: ir.Value, spatial: set[ir.Value]) -> ir.Value:
     """The spatial tensor from which the score's head starts; the latest, if there are several."""
-    order = {v: k for k, n in enumerate(graph) for v in n.outputs}
-    front: list[ir.Value] = []
+    front = set()
     seen = {score}
     stack = [score]
     while stack:
         value = stack.pop()
         if value in spatial:
-            front.append(value)
+            front.add(value)
             continue
         node = value.producer()
-        for source in _sources(node, graph) if node is not None else ():
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return max(front, key=lambda v: order.get(v, -1)) if front else max(spatial, key=lambda v: order.get(v, -1))
+        new = [v for v in _sources(node, graph) if v not in seen] if node is not None else []
+        seen.update(new)
+        stack += new
+    order = {v: k for k, node in enumerate(graph) for v in node.outputs}
+    return max(front or spatial, key=lambda v: order.get(v, -1))
 
 
 def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value]) -> tuple[ir.Value, str]:
@@ -229,9 +226,15 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value
     gradient anywhere else.
     """
     tokens = [v for v in spatial if len(dims_of(v) or ()) == 3]
-    norms = [v for v in tokens if _op_type(v) in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")]
+    norms = [
+        v
+        for v in tokens
+        if _op_type(v) in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+    ]
     attention = [
-        n for n in graph if n.op_type in ("Softmax", "Attention", "MultiHeadAttention") and _leads_to(n.outputs[0], last)
+        n
+        for n in graph
+        if n.op_type in ("Softmax", "Attention", "MultiHeadAttention") and _leads_to(n.outputs[0], last)
     ]
     if attention:
         before = _ancestors(attention[-1])
@@ -247,14 +250,16 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value
     return last, "the last tokens before the head"
 
 
-def _adapts(node: ir.Node, source: ir.Value, value: ir.Value, known: dict[ir.Value, Layout]) -> bool:
-    """Whether a node only moves, copies or re-sizes what the layer before it found."""
-    if node.op_type in SAME_NUMBERS or node.op_type == "Transpose":
-        return True
-    if node.op_type == "AveragePool":
-        return True
+def _adapted(value: ir.Value, known: dict[ir.Value, Layout]) -> ir.Value | None:
+    """What a value's node only moves, copies or pools to another size; None if it makes features."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.inputs else None
+    if node is None or source is None or source not in known:
+        return None
+    if node.op_type in SAME_NUMBERS or node.op_type in ("Transpose", "AveragePool"):
+        return source
     same = grid_of(known[source], dims_of(source) or ()) == grid_of(known[value], dims_of(value) or ())
-    return node.op_type == "MaxPool" and same
+    return source if node.op_type == "MaxPool" and same else None
 
 
 def _on_path(graph: ir.Graph, score: ir.Value) -> list[ir.Value]:
@@ -380,6 +385,3 @@ def _pools_grid(node: ir.Node, layout: Layout) -> bool:
         axes = tuple(array.tolist()) if array is not None else ()
     wanted = {2, 3} if layout.kind == "NCHW" else {1, 2}
     return {a % 4 for a in axes} == wanted
-
-
-

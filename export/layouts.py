@@ -66,7 +66,11 @@ def _layout(node: ir.Node, dims: Dims, found: Layouts) -> Layout | None:
     source = found.get(first) if first is not None else None
     source_dims = dims_of(first) if first is not None else None
     special = _SPECIAL.get(node.op_type)
-    if special is not None and source_dims is not None and (layout := special(node, dims, source, source_dims, found)):
+    if (
+        special is not None
+        and source_dims is not None
+        and (layout := special(node, dims, source, source_dims, found))
+    ):
         return layout
     if node.op_type in _SAME_PLACES:
         for value in node.inputs:
@@ -81,7 +85,9 @@ def _layout(node: ir.Node, dims: Dims, found: Layouts) -> Layout | None:
     return None
 
 
-def _transpose(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts) -> Layout | None:
+def _transpose(
+    node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts
+) -> Layout | None:
     perm = tuple(node.attributes.get_ints("perm", ()))
     if perm == (0, 2, 3, 1) and source == _NCHW:
         return _NHWC
@@ -94,7 +100,9 @@ def _transpose(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Di
     return None
 
 
-def _reshape(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts) -> Layout | None:
+def _reshape(
+    node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts
+) -> Layout | None:
     if source is None:
         return None
     if len(dims) == len(source_dims) and _alike(dims, source_dims):
@@ -114,7 +122,9 @@ def _reshape(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims
     return None
 
 
-def _concat(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts) -> Layout | None:
+def _concat(
+    node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts
+) -> Layout | None:
     """Tokens put before the grid's (class, register) are its prefix."""
     axis = node.attributes.get_int("axis", 0) % len(dims)
     at = next((k for k, v in enumerate(node.inputs) if v in found and found[v].kind == "tokens"), None)
@@ -137,24 +147,33 @@ def _concat(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims,
     return Layout("tokens", prefix, layout.grid) if cells is None or total in (prefix + cells, None) else None
 
 
-def _slice(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts) -> Layout | None:
+def _slice(
+    node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts
+) -> Layout | None:
     """Cutting the prefix off, or some of the channels."""
     if source is None or len(dims) != len(source_dims):
         return None
     if source.kind == "tokens":
         if source.grid is None or isinstance(source, _Flat):
             return None
-        cut = source_dims[1] - dims[1] if isinstance(source_dims[1], int) and isinstance(dims[1], int) else None
+        cut = (
+            source_dims[1] - dims[1] if isinstance(source_dims[1], int) and isinstance(dims[1], int) else None
+        )
         starts = constant(node.inputs[1]) if node.inputs[1] is not None else None
         if cut == 0:
             return source
         from_front = starts is not None and starts.reshape(-1)[-1] == cut
-        return dataclasses.replace(source, prefix=source.prefix - cut) if cut and from_front and cut <= source.prefix else None
-    grid = (1, 2) if source.kind == "NHWC" else (2, 3)
-    return source if all(dims[a] == source_dims[a] for a in grid) else source
+        return (
+            dataclasses.replace(source, prefix=source.prefix - cut)
+            if cut and from_front and cut <= source.prefix
+            else None
+        )
+    return source
 
 
-def _matmul(node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts) -> Layout | None:
+def _matmul(
+    node: ir.Node, dims: Dims, source: Layout | None, source_dims: Dims, found: Layouts
+) -> Layout | None:
     """A linear map of the channels, where they come last."""
     weight = node.inputs[1]
     weight_dims = dims_of(weight) if weight is not None else None

@@ -78,7 +78,7 @@ def _timm(config: Mapping[str, Any]) -> Spec:
     height, width = config["input_size"][-2:]
     crop = float(config.get("crop_pct") or 1.0)
     fit = _TIMM_FIT.get(str(config.get("crop_mode") or "center"), "crop")
-    spec = {
+    spec: dict[str, Any] = {
         "size": (height, width),
         "fit": fit,
         "interpolation": _interpolation(config.get("interpolation")),
@@ -107,11 +107,19 @@ def _torchvision(preset: Any) -> Spec:
 
 def _hugging_face(processor: Any) -> Spec:
     size = dict(getattr(processor, "size", None) or {})
-    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    crop = (
+        dict(getattr(processor, "crop_size", None) or {})
+        if getattr(processor, "do_center_crop", False)
+        else {}
+    )
     spec: dict[str, Any] = {"interpolation": _interpolation(getattr(processor, "resample", None))}
     whole = (size["height"], size["width"]) if "height" in size else None
     if crop:
-        spec |= {"fit": "crop", "size": (crop["height"], crop["width"]), "resize": whole or size.get("shortest_edge")}
+        spec |= {
+            "fit": "crop",
+            "size": (crop["height"], crop["width"]),
+            "resize": whole or size.get("shortest_edge"),
+        }
     elif whole is not None:
         spec |= {"fit": "stretch", "size": whole}
     elif "shortest_edge" in size:
@@ -122,7 +130,10 @@ def _hugging_face(processor: Any) -> Spec:
     else:
         spec["scale"] = 1.0
     if processor.do_normalize:
-        spec |= {"mean": tuple(map(float, processor.image_mean)), "std": tuple(map(float, processor.image_std))}
+        spec |= {
+            "mean": tuple(map(float, processor.image_mean)),
+            "std": tuple(map(float, processor.image_std)),
+        }
     return spec
 
 

@@ -1,0 +1,236 @@
+"""An exported file against the PyTorch model it came from: outputs, and gradients by torch.autograd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..contract import Record
+from ..errors import VerificationError
+from .torch_capture import Captured, Target, capturing, outputs_by_name
+from .verify import TOLERANCE, relative_error, run
+
+#: Largest gradient error allowed, over the largest entry, in the elements that are not at a kink.
+GRADIENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "float16": 5e-2}
+#: Share of the elements, or of the gradient's length, that may be off: a ReLU or max-pool that sits on its
+#: kink may go either way.
+KINKS = 0.01
+#: One ReLU on its kink behind a flattening moves every element. It does not sit there on another input.
+ATTEMPTS = 4
+
+
+def verify_against(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    draft: Path,
+    record: Record,
+    captured: Captured,
+    targets: Sequence[Target] | None,
+) -> tuple[float, float | None]:
+    """Compare an exported file's outputs and gradients with the model's own, on the example inputs.
+
+    Args:
+        model: in evaluation mode.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        draft: the file.
+        record: its record.
+        captured: what torch exported.
+        targets: the modules whose outputs are its layers; None if they were chosen in the graph.
+
+    Returns:
+        The errors of the outputs and of the gradients, over their largest entries; None for gradients
+        that torch could not be asked for.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    args, kwargs = pytree.tree_map(_detached, (args, kwargs))
+    for attempt in range(ATTEMPTS):
+        scale = 1 - attempt / 16
+        scaled_args, scaled_kwargs = pytree.tree_map(lambda x, s=scale: _scaled(x, s), (args, kwargs))
+        try:
+            return _compare(model, scaled_args, scaled_kwargs, draft, record, captured, targets)
+        except _GradientDiffers:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+class _GradientDiffers(VerificationError):
+    """By more than kinks explain, on one input."""
+
+
+def _compare(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    draft: Path,
+    record: Record,
+    captured: Captured,
+    targets: Sequence[Target] | None,
+) -> tuple[float, float | None]:
+    score = record.score
+    kept: list[torch.Tensor] = []
+
+    def finish(output: Any, found: list[torch.Tensor]) -> Any:
+        kept[:] = found
+        return output
+
+    # Weights need no gradient, but the captured tensors must be on a graph: an input that requires one
+    # puts everything behind it there.
+    with (
+        torch.enable_grad(),
+        _quiet(),
+        _requiring_grad(args, kwargs),
+        capturing(model, targets or (), finish),
+    ):
+        outputs = outputs_by_name(model(*args, **kwargs))
+    found = run(os.fspath(draft), _feeds(captured, args, kwargs))
+    output_error = max(_checked_output(n, found[n], t.detach().cpu().numpy()) for n, t in outputs.items())
+    table = outputs[score.output].flatten(1)
+    # The file's own top class: in half precision two classes may tie.
+    top = torch.as_tensor(found[score.output], device=table.device).flatten(1).argmax(1, keepdim=True)
+    if targets is not None and (score.activation is None or score.probability):
+        gradients = _gradients(table, top, kept)
+    else:
+        gradients = _program_gradients(captured, args, kwargs, record, top)
+    errors = [
+        _checked_gradient(layer.name, found[layer.gradients], gradient.detach().cpu().numpy())
+        for layer, gradient in zip(record.layers, gradients, strict=True)
+        if gradient is not None
+    ]
+    return output_error, max(errors) if errors else None
+
+
+def _gradients(
+    table: torch.Tensor, classes: torch.Tensor, tensors: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
+    """The gradients of one score of each image."""
+    picked = table.gather(1, classes).sum()
+    if not picked.requires_grad:
+        return [None] * len(tensors)
+    return torch.autograd.grad(picked, tensors, allow_unused=True)
+
+
+class _Watching(torch.fx.Interpreter):
+    """Runs an exported program and keeps some of its values."""
+
+    def __init__(self, module: torch.fx.GraphModule, names: Sequence[str]) -> None:
+        super().__init__(module)
+        self.kept: dict[str, torch.Tensor] = {}
+        self._names = set(names)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self._names and isinstance(value, torch.Tensor):
+            self.kept[n.name] = value
+        return value
+
+
+def _program_gradients(
+    captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], record: Record, classes: torch.Tensor
+) -> Sequence[torch.Tensor | None]:
+    """torch.autograd's gradients where score or layer is no module's output: through torch's own program.
+
+    The exported file's values have the names of the program's.
+    """
+    names = [captured.origins.get(t, t) for t in (record.score.tensor, *(x.tensor for x in record.layers))]
+    watching = _Watching(captured.program.exported_program.module(), names)
+    leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    with torch.enable_grad(), _quiet(), _requiring_grad(args, kwargs):
+        try:
+            watching.run(*leaves)
+        except Exception:
+            # A program with guards of its own cannot be stepped through; the report says so.
+            return [None] * len(record.layers)
+    if any(n not in watching.kept for n in names):
+        return [None] * len(record.layers)
+    score, *layers = (watching.kept[n] for n in names)
+    return _gradients(score.flatten(1), classes, layers)
+
+
+def _checked_output(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    """The error over the largest entry."""
+    error = relative_error(ours, theirs)
+    # torch's kernels and ONNX Runtime's differ by more than two runs of ONNX Runtime do.
+    limit = 10 * TOLERANCE.get(theirs.dtype.name, 0.0)
+    if not error <= limit:
+        raise VerificationError(
+            f"The exported output {name!r} differs from the model's by {error:.2g} of its largest entry "
+            f"(allowed: {limit:g}). Nothing was written. A model that is random in evaluation mode cannot be "
+            "verified: pass verify=False if that is what it is."
+        )
+    return error
+
+
+def _checked_gradient(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:
+    """The error over the largest entry, kinks left out."""
+    if ours.shape != theirs.shape:
+        raise VerificationError(
+            f"The gradient at {name!r} has shape {ours.shape}, torch's has {theirs.shape}. "
+            "Nothing was written; please report it."
+        )
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    errors = np.abs(a - b) / (np.abs(b).max() or 1.0)
+    off = ~(errors <= GRADIENT_TOLERANCE.get(theirs.dtype.name, 1e-3))
+    if off.mean() <= KINKS:
+        return float(errors[~off].max()) if (~off).any() else 0.0
+    # One flipped unit of a deep network can move many elements a little.
+    whole = float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+    if not whole <= KINKS:
+        raise _GradientDiffers(
+            f"The gradient at {name!r} differs from torch.autograd's by {float(errors.max()):.2g} of its "
+            f"largest entry in {100 * float(off.mean()):.1f} % of its elements. Nothing was written; please "
+            "report it."
+        )
+    return whole
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+def _scaled(x: Any, factor: float) -> Any:
+    if not isinstance(x, torch.Tensor):
+        return x
+    return x * factor if x.is_floating_point() and factor != 1 else x.clone()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _requiring_grad(args: Any, kwargs: Any) -> Iterator[None]:
+    tensors = [
+        t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()
+    ]
+    for t in tensors:
+        t.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for t in tensors:
+            t.requires_grad_(False)
+
+
+def _feeds(
+    captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    names = [v.name or "" for v in captured.model.graph.inputs if not v.is_initializer()]
+    return {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
