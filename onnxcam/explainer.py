@@ -249,10 +249,11 @@ class Explainer:
                     f"It explains {', '.join(map(repr, known))}."
                 )
             if chosen.head is not None and known[name].head != chosen.head:
+                fits = next((n for n in known if known[n].head == chosen.head), None)
                 raise MethodError(
                     f"The method '{chosen.name}' needs a model that ends in global average pooling and one "
                     f"linear layer; after the layer '{name}' there is something else. Use 'gradcam', which "
-                    "is its generalisation."
+                    "is its generalisation" + (f", or layers={fits!r}." if fits else ".")
                 )
         return _Request(
             chosen,

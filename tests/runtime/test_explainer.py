@@ -163,7 +163,8 @@ def test_cam_keeps_negative_evidence_and_needs_its_head(tiny):
     with pytest.raises(
         errors.MethodError,
         match=r"'cam' needs a model that ends in global average pooling.*"
-        r"after the layer 'features' there is something else. Use 'gradcam'",
+        r"after the layer 'features' there is something else. "
+        r"Use 'gradcam', which is its generalisation, or layers='top'\.",
     ):
         explainer.explain_tensor(x, method="cam")
 
