@@ -3,7 +3,8 @@
     python benchmarks/startup.py [--runs 9]
 
 Imports are timed as whole processes, taking turns with a process that imports numpy, OpenCV and ONNX
-Runtime alone, all of them compiled to bytecode, as an installed wheel is; the ratio is the median of the pairs. The rewrite includes load, check, verification and save.
+Runtime alone, all of them compiled to bytecode, as an installed wheel is; the ratio is the median of the
+pairs. The rewrite includes load, check, verification and save.
 """
 
 from __future__ import annotations
