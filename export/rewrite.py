@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..contract import KEY, Preprocess, Source
+from ..contract import KEY, Preprocess, Source, read_record
 from ..errors import ModelError, UnknownLayer
 from ..preprocess import resolve
 from .explainable import add_explanation, strip
@@ -44,7 +44,8 @@ def rewrite_onnx(
     """Make an ONNX file explainable.
 
     Args:
-        source: the file's path or bytes; one that is explainable already is stripped first.
+        source: the file's path or bytes; one that is explainable already is stripped first, and its
+            preprocessing and labels are kept where none are given.
         target: where to write; replaced only by a complete, checked file.
         layers: ``auto``, or one or more names: a module path, a node's or a tensor's.
         score: the output that holds one score per class; may be left out if there is only one.
@@ -67,7 +68,12 @@ def rewrite_onnx(
     """
     started = time.perf_counter()
     model = load(source)
+    source_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if KEY in model.metadata_props:
+        # What the file already says of photos and classes stays, unless it is given anew.
+        before_it = read_record(model.metadata_props)
+        preprocess = before_it.preprocess if preprocess is None else preprocess
+        labels = before_it.labels if labels is None else labels
         model = strip(model)
         verifiable: str | bytes = ir.to_proto(model).SerializeToString()
     else:
@@ -94,7 +100,7 @@ def rewrite_onnx(
         record=record,
         opset=model.graph.opset_imports[""],
         nodes_added=model.graph.num_nodes() - before,
-        source_bytes=len(source) if isinstance(source, bytes) else Path(source).stat().st_size,
+        source_bytes=source_bytes,
         bytes=size,
         copied_bytes=copied_bytes(model.graph),
         output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,

@@ -209,11 +209,23 @@ def test_strip_gives_the_original_back(tmp_path):
 
 
 def test_an_explainable_file_can_be_rewritten_at_another_layer(tmp_path):
-    _, target = rewrite(nets.cnn(), tmp_path, layers="r")
+    labels = ["a", "b", "c", "d", "e"]
+    _, target = rewrite(nets.cnn(), tmp_path, layers="r", preprocess="imagenet", labels=labels)
     again = tmp_path / "again.cam.onnx"
     report = rewrite_onnx(target, again, layers="c")
+    assert report.record.labels == tuple(labels)
+    assert report.record.preprocess.size == (8, 8)
     assert [x.name for x in report.record.layers] == ["c"]
     assert ACT not in {o.name for o in session(again).get_outputs()}
+
+
+def test_a_file_is_rewritten_in_place(tmp_path):
+    source = tmp_path / "model.onnx"
+    onnx.save(nets.cnn(), source)
+    size = source.stat().st_size
+    report = rewrite_onnx(source, source)
+    assert (report.source_bytes, report.bytes) == (size, source.stat().st_size)
+    assert left(tmp_path) == ["model.onnx"]
 
 
 def test_bytes_in_place_of_a_path(tmp_path):
