@@ -61,7 +61,7 @@ def export_torch(
     """Export a PyTorch model as an explainable ONNX file.
 
     Args:
-        model: a module in float32, float64 or float16, on any device. One in training mode is
+        model: a module in float32 or float16, on any device. One in training mode is
             exported in evaluation mode and left as it was.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
         target: where to write; replaced only by a complete, checked file.
@@ -250,30 +250,40 @@ def _export(
             raise ExportError(f"The model returns {type(output).__name__}, which holds no tensor to explain.")
         return (*tensors.values(), *found)
 
-    notes: list[str] = []
     with capturing(model, targets, finish):
+        _rehearse(model, args, kwargs)
         if dynamic_batch or dynamic_size:
             try:
                 program = _torch_export(model, args, kwargs, dynamic_batch, dynamic_size, opset)
-            except ExportError:
-                raise
-            except Exception as dynamic_error:
-                try:
-                    program = _torch_export(model, args, kwargs, False, False, opset)
-                except Exception:
-                    raise ExportError(_why(dynamic_error)) from dynamic_error
-                notes.append(
-                    "The sizes are fixed to those of example_inputs: torch could not export the model with "
-                    f"open ones ({_first_line(dynamic_error)})."
-                )
-        else:
-            try:
-                program = _torch_export(model, args, kwargs, False, False, opset)
-            except ExportError:
-                raise
+                return _captured(program, targets, names), []
             except Exception as e:
-                raise ExportError(_why(e)) from e
+                dynamic_error = e
+        try:
+            program = _torch_export(model, args, kwargs, False, False, opset)
+        except Exception as e:
+            raise ExportError(_why(e)) from e
+    notes = []
+    if dynamic_batch or dynamic_size:
+        notes.append(
+            "The sizes are fixed to those of example_inputs: torch could not export the model with open ones "
+            f"({_first_line(dynamic_error)})."
+        )
     return _captured(program, targets, names), notes
+
+
+def _rehearse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """One plain run: what is wrong with a model, its inputs or layers is not torch.export's to say."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model(*args, **kwargs)
+    except ExportError:
+        raise
+    except Exception as e:
+        raise ExportError(
+            f"The model does not run on example_inputs: {_first_line(e)}. Give what its forward takes: "
+            "a tensor, a tuple, or a dict by parameter."
+        ) from e
 
 
 def _captured(program: Any, targets: Sequence[Target], names: Sequence[str]) -> Captured:
@@ -311,7 +321,7 @@ def _torch_export(
         args, kwargs = pytree.tree_map(_doubled, (args, kwargs)) if batch else (args, kwargs)
         shapes = _dynamic_shapes(model, args, kwargs, batch, size)
     with _quietly(), torch.no_grad():
-        return torch.onnx.export(
+        program = torch.onnx.export(
             model,
             args,
             kwargs=kwargs,
@@ -321,6 +331,11 @@ def _torch_export(
             verbose=False,
             optimize=True,
         )
+    assert program is not None
+    shapes_found = [v.shape for v in program.model.graph.inputs if v.shape is not None and len(v.shape)]
+    if batch and any(isinstance(shape[0], int) for shape in shapes_found):
+        raise ValueError("the model computes with the number of images")
+    return program
 
 
 def _doubled(x: Any) -> Any:
