@@ -6,8 +6,9 @@ is scaled before it is enlarged, and the fused map is scaled again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -131,25 +132,34 @@ _FUSIONS: dict[str, Callable[[NDArray[np.float32]], Maps]] = {
 
 def _checked(maps: ArrayLike) -> Maps:
     """``maps`` as float32 (B, h, w), itself where it is one already."""
-    with np.errstate(over="ignore"):  # beyond float32: found below
-        array = np.asarray(maps, np.float32)
+    if isinstance(maps, np.ndarray) and maps.dtype == np.float32:
+        array = maps
+    else:
+        with np.errstate(over="ignore"):  # beyond float32: found below
+            array = np.asarray(maps, np.float32)
     if array.ndim != 3 or 0 in array.shape[1:]:
         raise InputError(f"Maps have the shape (batch, height, width), not {array.shape}.")
-    _refuse_broken(~np.isfinite(array).all(axis=(1, 2)))
+    _refuse_broken(array)
     return array
 
 
 def _scale(maps: Maps) -> Maps:
     """Scale in place: at image size a second buffer costs more than the arithmetic."""
-    with np.errstate(over="ignore"):  # a range beyond float32: found below
-        maps -= maps.min(axis=(1, 2), keepdims=True)
+    low: NDArray[np.float32] = maps.min(axis=(1, 2), keepdims=True)
+    if low.any():  # rectified maps mostly have a cell without heat
+        with np.errstate(over="ignore"):  # a range beyond float32: found below
+            maps -= low
     high: NDArray[np.float32] = maps.max(axis=(1, 2), keepdims=True)
-    _refuse_broken(~np.isfinite(high[:, 0, 0]))
+    _refuse_broken(high)
     maps /= high + np.float32(EPSILON)
     return maps
 
 
-def _refuse_broken(broken: Any) -> None:
+def _refuse_broken(maps: Maps) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(maps.sum()):  # one pass; a sum that overflows only asks for a closer look
+            return
+    broken = ~np.isfinite(maps).all(axis=(1, 2))
     if broken.any():
         raise TensorError(
             f"The map of image {np.flatnonzero(broken)[0]} of the batch is not finite: activations or "

@@ -23,8 +23,8 @@ def gradcam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> A
     Returns:
         M, (B, h, w), of any sign, linear in G.
     """
-    alpha = xp.mean(gradients, axis=(2, 3), keepdims=True)
-    return xp.sum(alpha * activations, axis=1)
+    alpha = xp.mean(gradients, axis=(2, 3))
+    return xp.einsum("bk,bkhw->bhw", alpha, activations)  # the product is never stored: a third of the time
 
 
 @method(
