@@ -12,7 +12,7 @@ demo: $(RUNTIME)/.ready
 	$(RUNTIME)/bin/onnxcam demo
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # mypy sees no editable installs: it gets the package as a tree of links, export/ in its place.
 lint: $(VENV)/.ready
