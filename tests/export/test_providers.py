@@ -25,7 +25,7 @@ def heatmaps(path, providers, x, **options):
 def test_maps_equal_the_cpus(exported, provider, tf32, tolerance):
     if provider == "cpu" and tf32 == "1":
         pytest.skip("TF32 is CUDA's")
-    x = exported.images(2).numpy()
+    x = networks.images(exported.name, 2).numpy()
     _, expected = heatmaps(exported.path, ["cpu"], x)
     options = {"provider_options": [{"use_tf32": tf32}]} if provider == "cuda" else {}
     _, result = heatmaps(exported.path, [provider], x, **options)
@@ -35,7 +35,7 @@ def test_maps_equal_the_cpus(exported, provider, tf32, tolerance):
 
 @networks.each(*NETWORKS)
 def test_every_added_node_runs_on_the_provider(exported, provider):
-    explainer, _ = heatmaps(exported.path, [provider], exported.images(2).numpy())
+    explainer, _ = heatmaps(exported.path, [provider], networks.images(exported.name, 2).numpy())
     placement = explainer.placement()
     if placement is None:
         pytest.skip("this ONNX Runtime does not tell where nodes run")
