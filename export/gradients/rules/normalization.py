@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..builder import Builder, Dim, Var
-from ..registry import vjp
+from ..registry import Unsupported, vjp
 
 
 def _mean(op: Builder, x: Var, axes: Sequence[int]) -> Var:
@@ -36,7 +36,11 @@ def _per_channel(op: Builder, v: Var, rank: int) -> Var:
 
 
 @vjp("BatchNormalization", wrt="X")
-def batch_normalization_x(op: Builder, g: Var, X: Var, scale: Var, input_var: Var, *, epsilon: float) -> Var:
+def batch_normalization_x(
+    op: Builder, g: Var, X: Var, scale: Var, input_var: Var, *, epsilon: float, training_mode: int
+) -> Var:
+    if training_mode:
+        raise Unsupported("it is in training mode: export the model for inference")
     # The running statistics are constants: ONNX Runtime folds the factor at load.
     factor = scale / op.Sqrt(input_var + epsilon)
     return g * op.cast(_per_channel(op, factor, X.rank), g.dtype)

@@ -8,7 +8,7 @@ Kinks follow PyTorch.
 import math
 
 from ..builder import Builder, Var
-from ..registry import vjp
+from ..registry import Unsupported, vjp
 
 # -- arithmetic -------------------------------------------------------------------------------
 
@@ -23,8 +23,10 @@ def same(g: Var) -> Var:
 
 
 @vjp("Dropout", wrt="data")
-def dropout_data(g: Var, data: Var) -> Var:
-    return g  # an inference graph: nothing is dropped
+def dropout_data(op: Builder, g: Var, data: Var, training_mode: Var | None) -> Var:
+    if training_mode is not None and op.scalar(training_mode) != 0:
+        raise Unsupported("it is in training mode: export the model for inference")
+    return g
 
 
 @vjp("Sub", wrt="B")
