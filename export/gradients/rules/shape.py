@@ -112,10 +112,6 @@ def _uncut(op: Builder, g: Var, data: Var, axis: int, wanted: range | Var, step:
     return Var(op.pad(g, begins, tails).value, op, restored)
 
 
-def _mixed(g: Var, data: Var, axis: int) -> tuple[Any, ...]:
-    return tuple(data.shape[a] if a == axis else d for a, d in enumerate(g.shape))
-
-
 def _entry(op: Builder, bounds: Var, k: int) -> Var:
     return op.slice(bounds, [k], [k + 1], [0])
 
