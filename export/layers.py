@@ -12,6 +12,7 @@ from ..contract import Layout
 from ..errors import UnknownLayer, nearest
 from .from_onnx import ModelSource, load, normalize
 from .gradients.builder import Dims, dims_of
+from .gradients.engine import captured_by
 from .gradients.registry import constant, input_name, stop_reason
 from .layouts import grid_of, layouts
 from .score import SAME_NUMBERS, find_score
@@ -276,7 +277,7 @@ def _on_path(graph: ir.Graph, score: ir.Value) -> list[ir.Value]:
     fed: set[ir.Value] = set(graph.inputs)
     path = []
     for node in graph:
-        if any(v in fed for v in node.inputs):
+        if any(v in fed for v in (*node.inputs, *captured_by(node))):
             fed.update(node.outputs)
         path += [v for v in node.outputs if v in wanted and v in fed]
     return path

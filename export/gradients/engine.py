@@ -116,7 +116,7 @@ class _Walk:
         steps: list[Step] = []
         for node in nodes:
             opset = self.op.opset
-            captured = [v for v in _captured(node) if v in self.reached]
+            captured = [v for v in captured_by(node) if v in self.reached]
             if captured:
                 self.gaps.append(Gap(node, "(captured)", "control flow has no gradient", opset))
                 self._links.append((captured, node.outputs))
@@ -291,11 +291,11 @@ def _ancestors(of: ir.Value) -> set[ir.Node]:
         if node is not None and node not in found:
             found.add(node)
             stack += [v for v in node.inputs if v is not None]
-            stack += _captured(node)
+            stack += captured_by(node)
     return found
 
 
-def _captured(node: ir.Node) -> list[ir.Value]:
+def captured_by(node: ir.Node) -> list[ir.Value]:
     """Outer values that the subgraphs of a control-flow node read."""
     captured: list[ir.Value] = []
     for attribute in node.attributes.values():
