@@ -52,14 +52,10 @@ def add_explanation(
     Raises:
         NoGradientRule, LayerNotOnPath, ShapeUnknown: see
             :func:`onnxcam.export.gradients.engine.differentiate`.
-        ModelError: the model has inputs or outputs of our names already.
+        ModelError: the model has names that are ours.
     """
     graph = model.graph
-    for value in (*graph.inputs, *graph.outputs):
-        if value.name and value.name.startswith(PREFIX):
-            raise ModelError(
-                f"The model has an input or output named {value.name!r}; rename it: '{PREFIX}' is ours."
-            )
+    _refuse_our_names(graph)
     op = Builder(graph, shape_unknown)
     output = next(v for v in graph.outputs if v.name == score.score.output)
     seed = _seed(op, op.wrap(score.value), op.wrap(output))
@@ -73,12 +69,11 @@ def add_explanation(
         dims = dims_of(value) or ()
         tensor = value.name or ""
         head = "gap-linear" if linear_head(graph, value, layout, path_to_score) else None
-        layers.append(
-            Layer(name, tensor, activations_name(name), gradients_name(name), layout, dims, head)  # type: ignore[arg-type]
-        )
+        outputs = op.unique(activations_name(name)), op.unique(gradients_name(name))
+        layers.append(Layer(name, tensor, *outputs, layout, dims, head))  # type: ignore[arg-type]
     for layer, value in zip(layers, tensors.values(), strict=True):
-        gradient = op.output(gradients[value], op.unique(layer.gradients), value)
-        graph.outputs.extend([_activations(op, value, op.unique(layer.activations)), gradient])
+        gradient = op.output(gradients[value], layer.gradients, value)
+        graph.outputs.extend([_activations(op, value, layer.activations), gradient])
     prune(op)
     record = Record(
         layers=tuple(layers),
@@ -118,9 +113,25 @@ def strip(model: ir.Model) -> ir.Model:
     for value in [v for v in graph.inputs if v.name and v.name.startswith(PREFIX)]:
         graph.inputs.remove(value)
     for name, value in list(graph.initializers.items()):
-        if name.startswith((NODE_PREFIX, PREFIX)) and not value.uses():
+        if name.startswith((NODE_PREFIX, CLASS_INDEX)) and not value.uses():
             del graph.initializers[name]
     return model
+
+
+def _refuse_our_names(graph: ir.Graph) -> None:
+    """What we add must not be taken for the model's, nor the model's for ours when it is stripped."""
+    for value in (*graph.inputs, *graph.outputs):
+        if value.name and value.name.startswith(PREFIX):
+            raise ModelError(
+                f"The model has an input or output named {value.name!r}; rename it: '{PREFIX}' is ours."
+            )
+    inner = [v.name for n in graph.all_nodes() for v in n.outputs]
+    for name in (*graph.initializers, *inner, *(n.name for n in graph.all_nodes())):
+        if name and (name == CLASS_INDEX or name.startswith(NODE_PREFIX)):
+            raise ModelError(
+                f"The model has the name {name!r}, which is ours: it may be what another tool left of an "
+                "explainable file. Rewrite the original model, or rename it."
+            )
 
 
 def _seed(op: Builder, score: Var, output: Var) -> Var:

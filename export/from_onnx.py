@@ -19,12 +19,18 @@ import onnx_ir.passes.common as passes
 
 from ..errors import ModelError, NotOnnx
 from .gradients.add import MINIMUM_OPSET
+from .gradients.builder import dims_of
 from .gradients.expand import lift_constants
 from .gradients.registry import schema
 
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
 _LOWEST_IR_VERSION = 8  #: what opset 18 asks for
 _BIG = 1024  #: bytes; larger weights never pass through protobuf
+_NO_TENSOR = frozenset(
+    """
+    SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceMap SplitToSequence Optional
+    """.split()
+)
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | ir.Model | onnx.ModelProto"
 
@@ -42,7 +48,7 @@ def load(source: ModelSource) -> ir.Model:
         return source
     if isinstance(source, onnx.ModelProto):
         return ir.from_proto(source)
-    name = "the given bytes" if isinstance(source, bytes) else repr(os.fspath(source))
+    name = "The given model" if isinstance(source, bytes) else repr(os.fspath(source))
     try:
         if isinstance(source, bytes):
             model = ir.from_proto(onnx.load_from_string(source))
@@ -59,15 +65,28 @@ def load(source: ModelSource) -> ir.Model:
         ) from e
     except OSError as e:
         raise NotOnnx(f"{name} cannot be read: {e}.") from e
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise NotOnnx(f"{name} is not a valid ONNX model: {e}. Check it with `onnx.checker`.") from e
+    except (ValueError, TypeError, KeyError, AttributeError, ir.serde.SerdeError) as e:
+        raise NotOnnx(f"{name} is not a model that can be read: {_cause(e)}.") from e
     if model.graph.num_nodes() == 0 or not model.graph.outputs:
         raise NotOnnx(
             f"{name} holds no ONNX graph: it is empty, cut short or of another format. "
             "Export or download it again."
         )
-    _check_external(model, name)
+    _check_defined(model.graph, name)
+    _check_external(model, name, isinstance(source, bytes))
     return model
+
+
+def inline(model: ir.Model) -> None:
+    """Replace the calls of local functions by their nodes, in place.
+
+    Raises:
+        ModelError: it cannot be done.
+    """
+    try:
+        passes.InlinePass()(model)
+    except Exception as e:
+        raise ModelError(f"The model's local functions cannot be inlined: {_cause(e)}.") from e
 
 
 def normalize(
@@ -87,20 +106,14 @@ def normalize(
             GroupNormalization, ...) are replaced by ONNX's own definitions of them.
 
     Raises:
-        ModelError: functions that cannot be inlined, or an opset that cannot be converted.
+        ModelError: functions that cannot be inlined, an opset that cannot be converted, or
+            ``input_shapes`` that contradict the file.
     """
-    try:
-        passes.InlinePass()(model)
-    except Exception as e:
-        raise ModelError(f"The model's local functions cannot be inlined: {_cause(e)}.") from e
+    inline(model)
     passes.RemoveInitializersFromInputsPass()(model)
     lift_constants(model.graph)
     for name, dims in (input_shapes or {}).items():
-        value = next((v for v in model.graph.inputs if v.name == name), None)
-        if value is None:
-            known = ", ".join(repr(v.name) for v in model.graph.inputs)
-            raise ModelError(f"The model has no input {name!r}; its inputs are {known}.")
-        value.shape = ir.Shape(dims)
+        _fix_size(model.graph, name, dims)
     # Before IR version 4 the converter looks for initializers among the inputs.
     model.ir_version = max(model.ir_version, _LOWEST_IR_VERSION)
     opset = model.graph.opset_imports.get("", OPSET)
@@ -116,6 +129,34 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_named(graph: ir.Graph, name: str) -> ir.Value:
+    """A graph input by name.
+
+    Raises:
+        ModelError: there is none; those that exist are listed.
+    """
+    inputs = {v.name: v for v in graph.inputs if not v.is_initializer()}
+    if name not in inputs:
+        known = ", ".join(repr(n) for n in inputs)
+        raise ModelError(f"The model has no input {name!r}; its inputs are {known}.")
+    return inputs[name]
+
+
+def _fix_size(graph: ir.Graph, name: str, dims: tuple[int | str, ...]) -> None:
+    value = input_named(graph, name)
+    declared = dims_of(value)
+    fits = declared is None or (
+        len(declared) == len(dims)
+        and all(not isinstance(a, int) or a == b for a, b in zip(declared, dims, strict=True))
+    )
+    if not fits or any(isinstance(d, int) and d < 1 for d in dims):
+        raise ModelError(
+            f"The input {name!r} cannot have the shape {list(dims)}: the file declares "
+            f"{None if declared is None else list(declared)}. `input_shapes` fixes what the file leaves open."
+        )
+    value.shape = ir.Shape(dims)
 
 
 def _converted(model: ir.Model, opset: int) -> ir.Model:
@@ -163,7 +204,11 @@ def _newer_operators(graph: ir.Graph, opset: int) -> list[str]:
 
 def _infer_shapes(model: ir.Model) -> None:
     """Shapes from ONNX's own inference; what the file says already stays."""
+    others = [v for n in model.graph.all_nodes() if n.op_type in _NO_TENSOR for v in n.outputs]
+    types = {v: (v.type, v.shape) for v in others}
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for v, before in types.items():  # the pass takes a sequence for a tensor of its elements' type
+        v.type, v.shape = before
 
 
 @contextlib.contextmanager
@@ -198,13 +243,36 @@ def _name_nodes(graph: ir.Graph) -> None:
             node.name = node.outputs[0].name
 
 
-def _check_external(model: ir.Model, name: str) -> None:
+def _check_defined(graph: ir.Graph, name: str) -> None:
+    """Every value that a node reads must come from somewhere."""
+    defined = {*graph.inputs, *graph.initializers.values()}
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value not in defined:
+                raise NotOnnx(
+                    f"{name} reads {value.name!r}, which nothing in it defines as a tensor "
+                    "(sparse initializers are not supported). Export it again with dense weights."
+                )
+
+
+def _check_external(model: ir.Model, name: str, is_bytes: bool) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and not os.path.exists(tensor.path):
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        location = os.fspath(tensor.location)
+        if is_bytes:
             raise NotOnnx(
-                f"{name} keeps its weights in {os.fspath(tensor.location)!r}, which is missing. "
-                "Put that file beside the model."
+                f"{name} keeps its weights in the file {location!r}, which its bytes do not lead to. "
+                "Give the path of the model instead."
+            )
+        if not os.path.exists(tensor.path):
+            raise NotOnnx(
+                f"{name} keeps its weights in {location!r}, which is missing. Put that file beside the model."
+            )
+        if os.path.getsize(tensor.path) < (tensor.offset or 0) + tensor.nbytes:
+            raise NotOnnx(
+                f"{name} keeps its weights in {location!r}, which is cut short. Export or download it again."
             )
 
 

@@ -17,7 +17,8 @@ class ExportReport:
         record: what was recorded in it.
         opset: of the file.
         nodes_added: how many nodes the explanation takes.
-        source_bytes, bytes: sizes of the source (0 for a PyTorch module) and of the file.
+        source_bytes, bytes: sizes of the source (0 for a PyTorch module) and of the file, each with the
+            weights that lie beside it.
         copied_bytes: constants that the explanation added to the file; no weight is stored twice.
         output_error: the largest difference between the outputs of source and file, over the largest
             entry; None if not verified.

@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..contract import KEY, Preprocess, Source, read_record
-from ..errors import ModelError, UnknownLayer
+from ..errors import ModelError, ShapeUnknown, UnknownLayer
 from ..preprocess import resolve
 from .explainable import add_explanation, strip
-from .from_onnx import load, normalize, sha256
+from .from_onnx import inline, input_named, load, normalize, sha256
 from .gradients.builder import dims_of
 from .layers import AUTO, Names, candidates
 from .layouts import Layouts, layouts
@@ -62,24 +62,27 @@ def rewrite_onnx(
 
     Raises:
         NotOnnx, UnknownLayer, LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError: the model.
+        ModelError: labels, sizes or example inputs that do not fit it, or names that are ours.
         VerificationError: the result computes something else; nothing is written.
         MissingDependency: ``verify`` without ONNX Runtime.
         OutputError: the target cannot be written.
     """
     started = time.perf_counter()
     model = load(source)
-    source_bytes = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    source_bytes = len(source) if isinstance(source, bytes) else _size_on_disk(Path(source), model)
     if KEY in model.metadata_props:
         # What the file already says of photos and classes stays, unless it is given anew.
         before_it = read_record(model.metadata_props)
         preprocess = before_it.preprocess if preprocess is None else preprocess
         labels = before_it.labels if labels is None else labels
         model = strip(model)
-        verifiable: str | bytes = ir.to_proto(model).SerializeToString()
-    else:
-        verifiable = source if isinstance(source, bytes) else os.fspath(source)
+    inline(model)  # what is inside a function can be named, too
     names = Names(model.graph)
     wanted = None if layers == AUTO else [layers] if isinstance(layers, str) else list(layers)
+    if wanted == []:
+        raise UnknownLayer("No layer was named: pass layers='auto' or a name of `onnxcam layers MODEL`.")
+    for name in example_inputs or {}:
+        input_named(model.graph, name)
     tensors = None if wanted is None else {name: names.resolve(name) for name in wanted}
     model = normalize(model, input_shapes, lower)
     found = find_score(model.graph, score, probability)
@@ -92,8 +95,9 @@ def rewrite_onnx(
     record = add_explanation(model, chosen, known, found, recorded, checked_labels(labels, found), origin)
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
     with staged(model, target) as draft:
-        agreement = compare(verifiable, draft, record, feeds) if verify else None
-        size = draft.stat().st_size
+        original = source if isinstance(source, bytes) else os.fspath(source)
+        agreement = compare(original, draft, record, feeds) if verify else None
+        size = sum(p.stat().st_size for p in draft.parent.iterdir())
     zero = agreement.zero_gradient if agreement is not None else ()
     return ExportReport(
         path=Path(target),
@@ -109,6 +113,13 @@ def rewrite_onnx(
     )
 
 
+def _size_on_disk(path: Path, model: ir.Model) -> int:
+    """Of a model's file and of those that hold its weights."""
+    weights = [v.const_value for v in model.graph.initializers.values()]
+    outside = {os.path.realpath(w.path) for w in weights if isinstance(w, ir.ExternalTensor)}
+    return path.stat().st_size + sum(os.path.getsize(p) for p in outside)
+
+
 def choose(
     graph: ir.Graph,
     tensors: Mapping[str, str] | None,
@@ -120,13 +131,14 @@ def choose(
 
     Raises:
         UnknownLayer: the name's tensor is gone, has no grid, or there is nothing to choose from.
+        ShapeUnknown: the tensor's shape is not known.
     """
     if tensors is None:
         listed = candidates(graph, score.value, names)
         if not listed:
             raise UnknownLayer(
                 "No tensor with a spatial grid lies between the inputs and the score, so there is no layer "
-                "to choose. Name one with `layers=` (`--layer`) if you know better."
+                f"to choose.{_unknown_from(graph)} Name one with `layers=` (`--layer`) if you know better."
             )
         tensors = {listed[0].name: listed[0].tensor}
     values = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
@@ -137,15 +149,31 @@ def choose(
             raise UnknownLayer(
                 f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input."
             )
+        dims = dims_of(value)
+        if dims is None:
+            raise ShapeUnknown(
+                f"The shape of the layer {name!r} is not known.{_unknown_from(graph)} "
+                "`onnxcam layers MODEL` lists the layers whose grid is known."
+            )
         if value not in known:
-            dims = dims_of(value)
-            shape = None if dims is None else list(dims)
             raise UnknownLayer(
-                f"The layer {name!r} has shape {shape}, in which no spatial grid is known. "
+                f"The layer {name!r} has shape {list(dims)}, in which no spatial grid is known. "
                 "`onnxcam layers MODEL` lists the layers that have one."
             )
         chosen[name] = value
     return chosen
+
+
+def _unknown_from(graph: ir.Graph) -> str:
+    """A sentence on where shapes cease to be known; empty if they do not."""
+    for value in graph.inputs:
+        if dims_of(value) is None:
+            return f" The file gives no shape for its input {value.name!r}: pass it as `input_shapes=`."
+    for node in graph:
+        if any(dims_of(v) is None for v in node.outputs):
+            kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            return f" ONNX's shape inference ends at {kind} {node.name!r}."
+    return ""
 
 
 def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -> Preprocess:
@@ -177,8 +205,10 @@ def checked_labels(labels: Sequence[str] | None, score: FoundScore) -> Sequence[
     """The labels, if there is one for each class.
 
     Raises:
-        ModelError: too many or too few.
+        ModelError: too many, too few, or no strings.
     """
+    if labels is not None and (isinstance(labels, str) or not all(isinstance(x, str) for x in labels)):
+        raise ModelError("The labels must be a list of strings, one for each class, in index order.")
     classes = score.score.classes
     if labels is not None and classes is not None and len(labels) != classes:
         raise ModelError(

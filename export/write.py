@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ def staged(model: ir.Model, target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         model: what to save. Weights above 2 GB, or that were outside the source file, go to
-            ``<name>.data`` beside it.
+            ``<name>.data`` beside it; to ``<name>.1.data`` if the model itself is read from the first.
         target: the file to write or replace.
 
     Yields:
@@ -34,9 +35,14 @@ def staged(model: ir.Model, target: str | os.PathLike[str]) -> Iterator[Path]:
         VerificationError: ONNX's checker refuses the result.
     """
     path = Path(target)
-    external = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    data = f"{path.name}.data" if external or size > _PROTOBUF_LIMIT else None
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    read = {os.path.realpath(w.path) for w in weights if isinstance(w, ir.ExternalTensor)}
+    data = None
+    if read or sum(w.nbytes for w in weights) > _PROTOBUF_LIMIT:
+        numbers = itertools.count(1)
+        data = f"{path.name}.data"
+        while os.path.realpath(path.with_name(data)) in read:
+            data = f"{path.name}.{next(numbers)}.data"
     try:
         if path.is_dir():
             raise OSError("it is a folder")
