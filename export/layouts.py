@@ -179,9 +179,8 @@ def _matmul(
     weight_dims = dims_of(weight) if weight is not None else None
     if weight_dims is None or len(weight_dims) != 2 or source_dims[:-1] != dims[:-1]:
         return None
-    if source is not None:
-        return None if source.kind == "NCHW" or isinstance(source, _Flat) else source
-    return _NHWC if len(dims) == 4 else None
+    # Without a known source nothing is guessed: rank 4 may be heads and attention (CaiT), not a grid.
+    return None if source is None or source.kind == "NCHW" or isinstance(source, _Flat) else source
 
 
 _SPECIAL: dict[str, Callable[[ir.Node, Dims, Layout | None, Dims, Layouts], Layout | None]] = {

@@ -434,3 +434,16 @@ def test_requests_that_do_not_fit(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         explained(nets.cnn(), tmp_path, **options)
     assert left(tmp_path) == ["model.onnx"]
+
+
+def test_an_attention_table_mixed_by_a_matrix_is_no_grid():
+    """CaiT mixes its heads by a linear map of (N, queries, keys, heads): rank 4, and no image."""
+    model = nets.model(
+        "c = Conv(x, w) s = Shape<start=0, end=1>(x) k = Constant<value_ints=[4, 16]>() "
+        "t = Concat<axis=0>(s, k) f = Reshape(c, t) q = Transpose<perm=[0,2,1]>(f) a = MatMul(q, f) "
+        "one = Constant<value_ints=[-1]>() u = Unsqueeze(a, one) m = MatMul(u, h) r = Relu(m) "
+        "axes = Constant<value_ints=[1,2]>() p = ReduceMean<keepdims=0>(r, axes) y = MatMul(p, v)",
+        inputs="float[N,3,4,4] x",
+        initializers=nets.weights(w=(4, 3, 1, 1), h=(1, 2), v=(2, 5)),
+    )
+    assert {"m", "r"}.isdisjoint(layer.name for layer in list_layers(model))
