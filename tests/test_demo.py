@@ -63,9 +63,7 @@ def test_at_least_eight_classes_each_with_a_photo_and_its_licence():
 
 
 def test_the_model_was_not_given_the_builders_paths():
-    assert not re.search(
-        rb"stack_trace|site-packages|\.py\b|/home/|/root/", onnxcam.demo.model_bytes()
-    )
+    assert not re.search(rb"stack_trace|site-packages|\.py\b|/home/|/root/", onnxcam.demo.model_bytes())
 
 
 def test_the_record_is_the_classes(explainer):

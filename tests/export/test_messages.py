@@ -1,0 +1,139 @@
+"""Messages that no other test reads: what, where, what next."""
+
+import errno
+import os
+
+import nets
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxcam.export.verify as verify
+import onnxcam.export.write as write
+from onnxcam.errors import (
+    ExportError,
+    ModelError,
+    NoGradientRule,
+    OutputError,
+    UnknownLayer,
+    VerificationError,
+)
+from onnxcam.export import add_gradients, normalize, rewrite_onnx
+
+
+def test_functions_of_another_opset(tmp_path):
+    net = nets.cnn(
+        body="q = local.twice(r) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
+        extra_opsets=', "local": 1',
+        functions='<domain: "local", opset_import: ["": 17]> twice (a) => (d) { d = Add(a, a) }',
+    )
+    with pytest.raises(ModelError, match=r"The model's local functions cannot be inlined: .*version 17"):
+        rewrite_onnx(net.SerializeToString(), tmp_path / "out.cam.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_values_that_do_not_exist():
+    model = normalize(ir.from_proto(nets.cnn()))
+    with pytest.raises(UnknownLayer, match=r"The graph has no value named 'yy'\. Nearest: 'y'"):
+        add_gradients(model, "yy", ["x"])
+
+
+@pytest.mark.parametrize(
+    ("body", "initializers", "message"),
+    [
+        (
+            "y = GatherND<batch_dims=1>(x, i)",
+            {"i": np.zeros((2, 1), np.int64)},
+            r"GatherND .*it has batch_dims",
+        ),
+        (
+            "y = ScatterND<reduction='mul'>(x, i, u)".replace("'", '"'),
+            {"i": np.zeros((1, 1), np.int64), "u": np.ones((1, 3), np.float32)},
+            r"ScatterND .*its reduction is 'mul'",
+        ),
+        (
+            "y = Einsum<equation='...a->...'>(x)".replace("'", '"'),
+            {},
+            r"Einsum .*the equation '\.\.\.a->\.\.\.' repeats a label in a term, has an ellipsis",
+        ),
+    ],
+)
+def test_what_a_rule_cannot_do(body, initializers, message):
+    net = nets.model(body, inputs="float[2,3] x", outputs="float[A,B] y", initializers=initializers)
+    model = normalize(ir.from_proto(net))
+    with pytest.raises(NoGradientRule, match=message):
+        add_gradients(model, "y", ["x"])
+
+
+def test_a_result_that_onnx_refuses(tmp_path, monkeypatch):
+    def refuse(_):
+        raise onnx.checker.ValidationError("no such thing")
+
+    monkeypatch.setattr(write.onnx.checker, "check_model", refuse)
+    with pytest.raises(VerificationError, match=r"ONNX's checker refuses the rewritten model: no such thing"):
+        rewrite_onnx(nets.cnn().SerializeToString(), tmp_path / "out.cam.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["ir.save", "os.replace"])
+def test_a_disk_that_is_full(tmp_path, monkeypatch, call):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"onnxcam.export.write.{call}", full)
+    with pytest.raises(OutputError, match=r"Cannot write .*out\.cam\.onnx': No space left on device"):
+        rewrite_onnx(nets.cnn().SerializeToString(), tmp_path / "out.cam.onnx")
+    monkeypatch.undo()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
+    original = verify._run
+
+    def overflowing(*arguments):
+        found = original(*arguments)
+        return {k: v * np.inf if k.startswith("cam.gradients") else v for k, v in found.items()}
+
+    monkeypatch.setattr(verify, "_run", overflowing)
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(VerificationError, match=r"The gradient at layer 'r' has shape .* or is not finite"),
+    ):
+        rewrite_onnx(nets.cnn().SerializeToString(), tmp_path / "out.cam.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.torch
+def test_an_output_that_differs(tmp_path):
+    torch = pytest.importorskip("torch")
+    from onnxcam.export import export_torch
+
+    class Other(torch.nn.Module):
+        """Computes something else while it is exported."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            y = self.conv(x).mean((2, 3))
+            return y if torch.compiler.is_exporting() else y + 1
+
+    with pytest.raises(VerificationError, match=r"The exported output 'output' differs from the model's by "):
+        export_torch(Other(), torch.zeros(2, 3, 8, 8), tmp_path / "out.cam.onnx", layers="conv")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.torch
+def test_inputs_that_do_not_fit_a_module(tmp_path):
+    torch = pytest.importorskip("torch")
+    from onnxcam.export import export_torch
+
+    model = torch.nn.Conv2d(3, 4, 3)
+    with pytest.raises(ExportError, match=r"example_inputs holds no tensor: give a tensor, a tuple of them"):
+        export_torch(model, (), tmp_path / "out.cam.onnx")
+    with pytest.raises(
+        ExportError, match=r"The model is on cpu and example_inputs on meta: move them to one"
+    ):
+        export_torch(model, torch.zeros(1, 3, 8, 8, device="meta"), tmp_path / "out.cam.onnx")
