@@ -1,0 +1,28 @@
+"""The cases of the gradient rules, one line each, a module per family of rules."""
+
+from __future__ import annotations
+
+from ._make import Case, vector
+from .convolution import CONVOLUTION
+from .expanded import EXPANDED
+from .indexing import INDEXING
+from .linear import LINEAR
+from .normalization import NORMALIZATION
+from .pointwise import POINTWISE
+from .pooling import POOLING
+from .reduction import REDUCTION
+from .shape import SHAPE
+
+CASES: list[Case] = [
+    *CONVOLUTION,
+    *POOLING,
+    *POINTWISE,
+    *LINEAR,
+    *SHAPE,
+    *INDEXING,
+    *REDUCTION,
+    *NORMALIZATION,
+    *EXPANDED,
+]
+
+__all__ = ["CASES", "CONVOLUTION", "EXPANDED", "POOLING", "vector"]

@@ -1,0 +1,45 @@
+"""Cases of the rules in ``rules/indexing.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._make import case, vector
+
+INDEXING = [
+    case("gather a scalar", "y = Gather<axis=1>(x, i)", x=(2, 5, 3), i=np.array(0, np.int64)),
+    case("gather a negative scalar", "y = Gather<axis=1>(x, i)", x=(2, 5, 3), i=np.array(-1, np.int64)),
+    case("gather an only entry", "y = Gather<axis=1>(x, i)", x=(2, 1, 3), i=np.array(0, np.int64)),
+    case("gather a stretch", "y = Gather<axis=0>(x, i)", x=(6, 2), i=vector(2, 3, 4)),
+    case("gather a permutation", "y = Gather<axis=-1>(x, i)", x=(2, 4), i=vector(2, 0, -1, 1)),
+    case("gather duplicates", "y = Gather<axis=0>(x, i)", x=(4, 2), i=vector(1, 1, -3, 0)),
+    case("gather many duplicates", "y = Gather<axis=1>(x, i)", x=(2, 3, 2), i=vector(1, 1, 1, 1, 1, 1, 2)),
+    case("gather a table", "y = Gather<axis=1>(x, i)", x=(2, 5, 3), i=np.array([[0, 2], [4, 2], [-2, 1]])),
+    case("gather at run time", "y = Gather<axis=1>(x, i)", x=(2, 5, 3), i=vector(3, 0, -2, 3), feeds=("i",)),
+    case(
+        "gather a scalar at run time",
+        "y = Gather<axis=1>(x, i)",
+        x=(2, 5, 3),
+        i=np.array(-2, np.int64),
+        feeds=("i",),
+    ),
+    case(
+        "gather a table at run time",
+        "y = Gather<axis=1>(x, i)",
+        x=(2, 5, 3),
+        i=np.array([[0, 2], [-1, 2]]),
+        feeds=("i",),
+    ),
+    case("gather int32 at run time", "y = Gather(x, i)", x=(5,), i=np.array([1, 1], np.int32), feeds=("i",)),
+    case("gather the row of the maximum", "i = ArgMax<axis=0, keepdims=0>(x); y = Gather(x, i)", x=(5,)),
+    case(
+        "gather elements", "y = GatherElements<axis=1>(x, i)", x=(3, 4), i=np.array([[0, 0], [1, -1], [3, 2]])
+    ),
+    case("gathernd", "y = GatherND(x, i)", x=(3, 4), i=np.array([[0, 1], [2, -1], [0, 1]])),
+    case("gathernd of slices", "y = GatherND(x, i)", x=(3, 4, 2), i=np.array([[[2], [1]], [[2], [-3]]])),
+    case("scatternd", "y = ScatterND(a, i, b)", a=(4, 3), b=(2, 3), i=np.array([[2], [0]])),
+    case(
+        "scatternd add", 'y = ScatterND<reduction="add">(a, i, b)', a=(4, 3), b=(2, 3), i=np.array([[2], [2]])
+    ),
+    case("scatternd of cells", "y = ScatterND(a, i, b)", a=(4, 3), b=(2,), i=np.array([[2, 1], [0, 0]])),
+]

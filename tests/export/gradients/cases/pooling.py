@@ -1,0 +1,73 @@
+"""Cases of the rules in ``rules/pooling.py``."""
+
+from __future__ import annotations
+
+from ._make import N, case
+
+POOLING = [
+    case("maxpool tiles", "y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", x=(2, 3, 6, 4)),
+    case("maxpool leaves a row", "y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", x=N),
+    case(
+        "maxpool 3 stride 2 padded", "y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)", x=N
+    ),
+    case("maxpool stride 1", "y = MaxPool<kernel_shape=[3,2], pads=[1,0,1,0]>(x)", x=N),
+    case("maxpool dilated", "y = MaxPool<kernel_shape=[2,2], dilations=[2,3]>(x)", x=N),
+    case(
+        "maxpool ceil_mode", "y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x)", x=(1, 2, 6, 8)
+    ),
+    case(
+        "maxpool asymmetric pads",
+        "y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[0,0,1,1]>(x)",
+        x=(1, 2, 6, 8),
+    ),
+    case("maxpool stride above the kernel", "y = MaxPool<kernel_shape=[1,2], strides=[2,3]>(x)", x=N),
+    case(
+        "maxpool SAME_UPPER",
+        'y = MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)',
+        x=(1, 2, 6, 7),
+    ),
+    case(
+        "maxpool SAME_LOWER",
+        'y = MaxPool<kernel_shape=[2,2], strides=[1,1], auto_pad="SAME_LOWER">(x)',
+        x=(1, 2, 6, 7),
+    ),
+    case("maxpool VALID", 'y = MaxPool<kernel_shape=[2,3], strides=[2,2], auto_pad="VALID">(x)', x=N),
+    case("maxpool 1-D", "y = MaxPool<kernel_shape=[3], strides=[2], pads=[1,0]>(x)", x=(2, 3, 8)),
+    case("maxpool 3-D", "y = MaxPool<kernel_shape=[2,2,2], strides=[2,1,2]>(x)", x=(1, 2, 4, 3, 5)),
+    case("averagepool tiles", "y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)", x=(2, 3, 6, 4)),
+    case("averagepool leaves a row", "y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)", x=N),
+    case("averagepool padded", "y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)", x=N),
+    case(
+        "averagepool padded, counting",
+        "y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], count_include_pad=1>(x)",
+        x=N,
+    ),
+    case("averagepool stride 1", "y = AveragePool<kernel_shape=[3,2], pads=[1,0,1,0]>(x)", x=N),
+    case(
+        "averagepool ceil_mode",
+        "y = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x)",
+        x=(1, 2, 6, 8),
+    ),
+    case(
+        "averagepool ceil_mode, counting",
+        "y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1,"
+        "count_include_pad=1>(x)",
+        x=(1, 2, 6, 8),
+    ),
+    case(
+        "averagepool asymmetric pads",
+        "y = AveragePool<kernel_shape=[3,2], strides=[2,2], pads=[0,1,2,0]>(x)",
+        x=N,
+    ),
+    case(
+        "averagepool SAME_UPPER",
+        'y = AveragePool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)',
+        x=(1, 2, 6, 7),
+    ),
+    case("averagepool dilated", "y = AveragePool<kernel_shape=[2,2], dilations=[2,1]>(x)", x=N, opset=19),
+    case("averagepool 1-D", "y = AveragePool<kernel_shape=[3], strides=[2], pads=[1,1]>(x)", x=(2, 3, 8)),
+    case("averagepool 3-D", "y = AveragePool<kernel_shape=[2,1,2], strides=[1,2,2]>(x)", x=(1, 2, 4, 3, 5)),
+    case("global average pool", "y = GlobalAveragePool(x)", x=N),
+    case("global average pool 1-D", "y = GlobalAveragePool(x)", x=(2, 3, 5)),
+    case("global max pool", "y = GlobalMaxPool(x)", x=N),
+]

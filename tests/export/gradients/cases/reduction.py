@@ -1,0 +1,27 @@
+"""Cases of the rules in ``rules/reduction.py``."""
+
+from __future__ import annotations
+
+from ._make import N, case, vector
+
+REDUCTION = [
+    case("reduce mean as pooling", "y = ReduceMean<keepdims=1>(x, a)", x=N, a=vector(2, 3)),
+    case("reduce mean dropping axes", "y = ReduceMean<keepdims=0>(x, a)", x=N, a=vector(-1, -2)),
+    case("reduce mean of all", "y = ReduceMean<keepdims=0>(x)", x=N),
+    case("reduce mean as noop", "y = ReduceMean<noop_with_empty_axes=1>(x)", x=(2, 3)),
+    case(
+        "reduce mean as noop, empty axes",
+        "y = ReduceMean<noop_with_empty_axes=1>(x, a)",
+        x=(2, 3),
+        a=vector(),
+    ),
+    case("reduce sum", "y = ReduceSum<keepdims=0>(x, a)", x=(2, 3, 4), a=vector(1)),
+    case("reduce sum of all", "y = ReduceSum(x)", x=(2, 3, 4)),
+    case("reduce sum as noop", "y = ReduceSum<noop_with_empty_axes=1, keepdims=0>(x)", x=(2, 3)),
+    case("reduce max", "y = ReduceMax<keepdims=0>(x, a)", x=(2, 3, 4), a=vector(0, -1)),
+    case("reduce min", "y = ReduceMin(x, a)", x=(2, 3, 4), a=vector(1)),
+    case("reduce l2", "y = ReduceL2<keepdims=1>(x, a)", x=(2, 3, 4), a=vector(-1)),
+    case("reduce l2 dropping axes", "y = ReduceL2<keepdims=0>(x, a)", x=(2, 3, 4), a=vector(0, 2)),
+]
+
+#: ONNX's own definition passes through float32, which a difference quotient would notice.
