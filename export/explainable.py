@@ -60,7 +60,7 @@ def add_explanation(
     output = next(v for v in graph.outputs if v.name == score.score.output)
     seed = _seed(op, op.wrap(score.value), op.wrap(output))
     gradients = differentiate(
-        op, score.value, seed, list(dict.fromkeys(tensors.values())), score.score.output
+        op, {score.value: seed}, list(dict.fromkeys(tensors.values())), score.score.output
     )
     path_to_score = score.value
     layers = []

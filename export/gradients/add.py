@@ -58,7 +58,7 @@ def add_gradients(model: ir.Model, of: str, wrt: Sequence[str], seed: str = "see
     )
     graph.inputs.append(cotangent)
     try:
-        gradients = differentiate(op, score, op.wrap(cotangent), [values[name] for name in wrt], of)
+        gradients = differentiate(op, {score: op.wrap(cotangent)}, [values[name] for name in wrt], of)
     except Exception:
         prune(op)  # nothing of ours is used yet: all of it goes
         graph.inputs.remove(cotangent)

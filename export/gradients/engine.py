@@ -56,33 +56,32 @@ class Step:
 
 
 def differentiate(
-    op: Builder, of: ir.Value, seed: Var, wrt: Sequence[ir.Value], name: str = ""
+    op: Builder, seeds: Mapping[ir.Value, Var], wrt: Sequence[ir.Value], name: str = ""
 ) -> dict[ir.Value, Var]:
-    """Append the gradient of ``sum(of * seed)`` with respect to values of the graph.
+    """Append the gradient of ``sum of (value * seed)`` with respect to values of the graph.
 
     Args:
         op: the builder of the graph; shapes inferred, functions inlined.
-        of: the value to differentiate.
-        seed: its cotangent, in its shape.
+        seeds: the values to differentiate, each with its cotangent, in its shape.
         wrt: graph inputs or intermediate values.
-        name: what to call ``of`` in messages; its own name if empty.
+        name: what to call the score in messages; the first value's own name if empty.
 
     Returns:
         For each value of ``wrt`` its gradient, in its shape.
 
     Raises:
-        LayerNotOnPath: ``of`` does not depend on one of them.
+        LayerNotOnPath: none of ``seeds`` depends on one of them.
         NoGradientRule: operators on the way have no gradient: all of them are listed.
         ShapeUnknown: a rule needs a shape that the graph does not know.
     """
-    name = name or of.name or "the score"
-    walk = _Walk(op, of, wrt)
+    name = name or next(iter(seeds)).name or "the score"
+    walk = _Walk(op, seeds, wrt)
     for value in wrt:
         if not walk.leads_from(value):
             raise LayerNotOnPath(_not_on_path(value, name, walk.stopped))
     if walk.gaps:
         raise NoGradientRule(_gap_message(walk.gaps, wrt, name))
-    gradients = _reverse(op, walk, of, seed, wrt)
+    gradients = _reverse(op, walk, seeds, wrt)
     if walk.gaps:
         raise NoGradientRule(_gap_message(walk.gaps, wrt, name))
     for value in wrt:
@@ -94,15 +93,15 @@ def differentiate(
 class _Walk:
     """What lies between the values asked for and the score: steps in forward order, and gaps."""
 
-    def __init__(self, op: Builder, of: ir.Value, wrt: Sequence[ir.Value]) -> None:
+    def __init__(self, op: Builder, of: Iterable[ir.Value], wrt: Sequence[ir.Value]) -> None:
         self.op = op
         self.gaps: list[Gap] = []
         self.stopped: list[tuple[ir.Node, str]] = []
         self.reached = set(wrt)
         self._links: list[tuple[Iterable[ir.Value | None], Sequence[ir.Value]]] = []
-        ancestors = _ancestors(of)
+        self._of = frozenset(of)
+        ancestors = _ancestors(self._of)
         self.steps = self._plan([n for n in op.graph if n in ancestors])
-        self._of = of
 
     def leads_from(self, value: ir.Value) -> bool:
         """Whether the score was reached from this value, over steps and gaps."""
@@ -110,7 +109,7 @@ class _Walk:
         for reads, writes in self._links:
             if any(v in seen for v in reads):
                 seen.update(writes)
-        return self._of in seen
+        return not self._of.isdisjoint(seen)
 
     def _plan(self, nodes: Iterable[ir.Node]) -> list[Step]:
         steps: list[Step] = []
@@ -161,10 +160,10 @@ class _Walk:
 
 
 def _reverse(
-    op: Builder, walk: _Walk, of: ir.Value, seed: Var, wrt: Sequence[ir.Value]
+    op: Builder, walk: _Walk, seeds: Mapping[ir.Value, Var], wrt: Sequence[ir.Value]
 ) -> dict[ir.Value, Var]:
     """Apply the rules from the last step to the first."""
-    flowing: dict[ir.Value, list[Cotangent]] = {of: [seed]}
+    flowing: dict[ir.Value, list[Cotangent]] = {value: [seed] for value, seed in seeds.items()}
     found: dict[ir.Value, Var] = {}
     targets = set(wrt)
 
@@ -283,9 +282,9 @@ def _ambiguous(node: ir.Node, axes: Sequence[int | None]) -> bool:
     return any(v is not None and seen.setdefault(v, a) != a for v, a in zip(node.inputs, axes, strict=True))
 
 
-def _ancestors(of: ir.Value) -> set[ir.Node]:
+def _ancestors(of: Iterable[ir.Value]) -> set[ir.Node]:
     found: set[ir.Node] = set()
-    stack = [of]
+    stack = [*of]
     while stack:
         node = stack.pop().producer()
         if node is not None and node not in found:
