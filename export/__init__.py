@@ -18,10 +18,12 @@ from .gradients import add_gradients
 from .layers import Candidate, list_layers
 from .report import ExportReport
 from .rewrite import rewrite_onnx
+from .scores import ScoreSpec
 
 __all__ = [
     "Candidate",
     "ExportReport",
+    "ScoreSpec",
     "add_gradients",
     "export_torch",
     "list_layers",

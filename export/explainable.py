@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from .._version import __version__
 from ..contract import (
-    CLASS_INDEX,
+    CHOICES,
+    CLASS,
     KEY,
     PREFIX,
-    TOP_CLASS,
+    SCORE,
+    SEED,
     Layer,
     Preprocess,
     Record,
@@ -22,18 +23,18 @@ from ..contract import (
     read_record,
 )
 from ..errors import ModelError
-from .gradients.builder import NODE_PREFIX, Builder, Var, dims_of
+from .gradients.builder import NODE_PREFIX, Builder, dims_of
 from .gradients.engine import differentiate, prune, shape_unknown
-from .layers import linear_head
+from .heads import linear_head
 from .layouts import Layouts
-from .score import FoundScore
+from .scores import Choice, FoundScore
 
 
 def add_explanation(
     model: ir.Model,
     tensors: Mapping[str, ir.Value],
     known: Layouts,
-    score: FoundScore,
+    found: FoundScore,
     preprocess: Preprocess | None,
     labels: Sequence[str] | None,
     source: Source,
@@ -44,7 +45,7 @@ def add_explanation(
         model: in normal form.
         tensors: the layers to explain: what each is called, and its value.
         known: the layouts of the graph's values.
-        score: what is differentiated.
+        found: what is differentiated.
         preprocess: for the record, like the two that follow.
         labels: the classes' names in index order.
         source: where the model came from.
@@ -57,27 +58,29 @@ def add_explanation(
     graph = model.graph
     _refuse_our_names(graph)
     op = Builder(graph, shape_unknown)
-    output = next(v for v in graph.outputs if v.name == score.score.output)
-    seed = _seed(op, op.wrap(score.value), op.wrap(output))
-    gradients = differentiate(
-        op, {score.value: seed}, list(dict.fromkeys(tensors.values())), score.score.output
-    )
-    path_to_score = score.value
+    with op.working_on("the choice of what to explain", "score"):
+        choice = found.choose(op)
+    score = found.score
+    gradients = differentiate(op, choice.seeds, list(dict.fromkeys(tensors.values())), score.output)
+    classifies = score.task in ("classification", "regression")
     layers = []
     for name, value in tensors.items():
         layout = known[value]
         dims = dims_of(value) or ()
         tensor = value.name or ""
-        head = "gap-linear" if linear_head(graph, value, layout, path_to_score) else None
+        linear = classifies and linear_head(graph, value, layout, found.value)
+        head = "gap-linear" if linear else None
         outputs = op.unique(activations_name(name)), op.unique(gradients_name(name))
         layers.append(Layer(name, tensor, *outputs, layout, dims, head))  # type: ignore[arg-type]
     for layer, value in zip(layers, tensors.values(), strict=True):
         gradient = op.output(gradients[value], layer.gradients, value)
         graph.outputs.extend([_activations(op, value, layer.activations), gradient])
+    with op.working_on("the choice of what to explain", "score"):
+        graph.outputs.extend(_told(op, found, choice))
     prune(op)
     record = Record(
         layers=tuple(layers),
-        score=score.score,
+        score=score,
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
         source=source,
@@ -112,8 +115,9 @@ def strip(model: ir.Model) -> ir.Model:
                 value.name = ours[value.name]
     for value in [v for v in graph.inputs if v.name and v.name.startswith(PREFIX)]:
         graph.inputs.remove(value)
+        graph.initializers.pop(value.name or "", None)
     for name, value in list(graph.initializers.items()):
-        if name.startswith((NODE_PREFIX, CLASS_INDEX)) and not value.uses():
+        if name.startswith(NODE_PREFIX) and not value.uses():
             del graph.initializers[name]
     return model
 
@@ -127,39 +131,28 @@ def _refuse_our_names(graph: ir.Graph) -> None:
             )
     inner = [v.name for n in graph.all_nodes() for v in n.outputs]
     for name in (*graph.initializers, *inner, *(n.name for n in graph.all_nodes())):
-        if name and (name == CLASS_INDEX or name.startswith(NODE_PREFIX)):
+        if name and (name in _INPUTS or name.startswith((SEED, NODE_PREFIX))):
             raise ModelError(
                 f"The model has the name {name!r}, which is ours: it may be what another tool left of an "
                 "explainable file. Rewrite the original model, or rename it."
             )
 
 
-def _seed(op: Builder, score: Var, output: Var) -> Var:
-    """The cotangent: one for the chosen class of each image, in the score's shape.
-
-    The top class is that of the output, not of the logit behind it: where a softmax saturates and ties,
-    the class that a caller reads off the output is the class that is explained.
-    """
-    default = ir.tensor(np.asarray([TOP_CLASS], dtype=np.int64), name=CLASS_INDEX)
-    # Its own symbol: by default it has one entry, whatever the batch.
-    index = ir.Value(
-        name=CLASS_INDEX,
-        type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([f"{PREFIX}N"]),
-        const_value=default,
-    )
-    op.graph.inputs.append(index)
-    op.graph.register_initializer(index)
-    with op.working_on("the class to explain", "score"):
-        top = op.ArgMax(_table(op, output), axis=1, keepdims=0, dims=score.shape[:1])
-        wanted = op.wrap(index)
-        chosen = op.Where(wanted < 0, top, wanted, dims=score.shape[:1])
-        return op.reshape_like(op.one_hot(chosen, _table(op, score)), score)
+_INPUTS = frozenset(name for names in CHOICES.values() for name in names)
 
 
-def _table(op: Builder, x: Var) -> Var:
-    """(N, K, 1, ...) as (N, K)."""
-    return x if x.rank == 2 else op.Reshape(x, [0, -1], dims=x.shape[:2])
+def _told(op: Builder, found: FoundScore, choice: Choice) -> list[ir.Value]:
+    """The outputs that say what was explained, where the model's own do not."""
+    said = dict(choice.further)
+    if not found.told:
+        said[SCORE] = choice.score()
+        if choice.classes is not None:
+            said[CLASS] = choice.classes()
+    outputs = []
+    for name, x in said.items():
+        like = ir.Value(type=ir.TensorType(x.dtype), shape=ir.Shape(x.shape))
+        outputs.append(op.output(x, name, like))
+    return outputs
 
 
 def _activations(op: Builder, value: ir.Value, name: str) -> ir.Value:

@@ -31,7 +31,7 @@ from .layouts import layouts
 from .notes import notes_on
 from .report import ExportReport
 from .rewrite import checked_labels, choose, copied_bytes, preprocessing
-from .score import find_score
+from .scores import ScoreSpec, find_score
 from .torch_capture import Captured, Target, capturing, outputs_by_name
 from .torch_records import find_labels, find_preprocess
 from .torch_verify import verify_against
@@ -48,7 +48,7 @@ def export_torch(
     example_inputs: Inputs,
     target: str | os.PathLike[str],
     layers: LayerSpec | Sequence[LayerSpec] = AUTO,
-    score: str | None = None,
+    score: str | Mapping[str, Any] | ScoreSpec | None = None,
     *,
     probability: bool = False,
     preprocess: Any = None,
@@ -68,7 +68,7 @@ def export_torch(
         layers: ``auto``; or a module path (``layer4``, ``features.29``), a module object, or a list of
             them. A module that is called several times is explained at its last call; ``path#0`` means
             its first.
-        score: the output that holds one score per class; may be left out if there is only one.
+        score: what to explain; see :func:`onnxcam.export.rewrite_onnx`.
         probability: explain the probability, not the logit before a final softmax or sigmoid.
         preprocess: a preset's name, a record's fields, or what torchvision (weights or their transforms),
             timm (a data config) or Hugging Face (an image processor) describe theirs with; None: what the
@@ -103,7 +103,7 @@ def export_torch(
         notes += notes_of_export
         names = Names(captured.model.graph)
         onnx_model = normalize(captured.model)
-        found = find_score(onnx_model.graph, score, probability)
+        found = find_score(onnx_model.graph, score, probability, labels)
         known = layouts(onnx_model.graph)
         chosen = choose(onnx_model.graph, captured.tensors if targets else None, found, known, names)
         spec = find_preprocess(model if preprocess is None else preprocess)

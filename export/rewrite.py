@@ -22,7 +22,7 @@ from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
 from .notes import notes_on
 from .report import ExportReport
-from .score import FoundScore, find_score
+from .scores import FoundScore, ScoreSpec, find_score
 from .verify import compare, example_feeds
 from .write import staged
 
@@ -31,7 +31,7 @@ def rewrite_onnx(
     source: str | os.PathLike[str] | bytes,
     target: str | os.PathLike[str],
     layers: str | Sequence[str] = AUTO,
-    score: str | None = None,
+    score: str | Mapping[str, Any] | ScoreSpec | None = None,
     *,
     probability: bool = False,
     preprocess: str | Mapping[str, Any] | Preprocess | None = None,
@@ -48,7 +48,9 @@ def rewrite_onnx(
             preprocessing and labels are kept where none are given.
         target: where to write; replaced only by a complete, checked file.
         layers: ``auto``, or one or more names: a module path, a node's or a tensor's.
-        score: the output that holds one score per class; may be left out if there is only one.
+        score: what to explain: an output, or the fields of a :class:`onnxcam.export.ScoreSpec`, such as
+            ``{"task": "detection", "head": "yolox"}`` or ``{"seed": True}``. A lone output needs no name,
+            and its shape tells classes from segmentation maps.
         probability: explain the probability, not the logit before a final softmax or sigmoid.
         preprocess: a preset's name, a record's fields, or a :class:`Preprocess`; None: not recorded.
         labels: the classes' names in index order; None: not recorded.
@@ -85,7 +87,7 @@ def rewrite_onnx(
         input_named(model.graph, name)
     tensors = None if wanted is None else {name: names.resolve(name) for name in wanted}
     model = normalize(model, input_shapes, lower)
-    found = find_score(model.graph, score, probability)
+    found = find_score(model.graph, score, probability, labels)
     known = layouts(model.graph)
     chosen = choose(model.graph, tensors, found, known, names)
     recorded = None if preprocess is None else preprocessing(model.graph, preprocess)
@@ -134,7 +136,7 @@ def choose(
         ShapeUnknown: the tensor's shape is not known.
     """
     if tensors is None:
-        listed = candidates(graph, score.value, names)
+        listed = candidates(graph, score, names)
         if not listed:
             raise UnknownLayer(
                 "No tensor with a spatial grid lies between the inputs and the score, so there is no layer "

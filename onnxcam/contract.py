@@ -13,16 +13,39 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from .errors import BadRecord, NotExplainable, SchemaTooNew
 
 KEY = "onnxcam"  #: the metadata property that holds the record
 SCHEMA = 1  #: the newest schema that this version reads and the one it writes
 PREFIX = "cam."  #: every graph input and output that we add starts so
-CLASS_INDEX = "cam.class_index"  #: int64 [N]; -1 (the default) is each image's top class
-SEED = "cam.seed"  #: a cotangent in the score output's shape, where one was asked for
+CLASS_INDEX = "cam.class_index"  #: input, int64 [N]; -1 (the default) is each image's top class
+REGION = "cam.region"  #: input, float32 [N, h, w] over the image, any h and w: the pixels' weights
+BOX = "cam.box"  #: input, float32 [N, 4]: x1, y1, x2, y2 in pixels of the model's input
+REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is compared with
+SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
+SCORE = "cam.score"  #: output, float32 [N]: the number that is explained
+CLASS = "cam.class"  #: output, int64 [N]: the class that is explained
+CHOSEN_BOX = "cam.chosen_box"  #: output, float32 [N, 4]: the detection that is explained, like :data:`BOX`
 TOP_CLASS = -1
+
+Task: TypeAlias = Literal["classification", "regression", "segmentation", "detection", "embedding"]
+
+#: The inputs by which each task's score is chosen. Feeding them is optional, for the whole batch or, with
+#: -1 or NaN in its place, for one image.
+CHOICES: Mapping[Task, tuple[str, ...]] = {
+    "classification": (CLASS_INDEX,),
+    "regression": (CLASS_INDEX,),
+    "segmentation": (CLASS_INDEX, REGION),
+    "detection": (CLASS_INDEX, BOX),
+    "embedding": (REFERENCE,),
+}
+
+
+def seed_name(output: str | None = None) -> str:
+    """The graph input for the weights of an output; of the score itself without one."""
+    return SEED if output is None else f"{SEED}.{output}"
 
 
 def activations_name(layer: str) -> str:
@@ -80,16 +103,45 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Seed:
+    """An input that takes the weights of a linear functional, to be explained instead of the choice.
+
+    The functional is the sum of weight times value over ``tensor``. Unfed it is NaN; weights for several
+    outputs add up.
+
+    Attributes:
+        output: what the user calls it: a graph output, or an inner tensor.
+        tensor: the value that is differentiated: the logit before the output's softmax or sigmoid, or the
+            output itself.
+        input: the graph input, in the shape and dtype of ``tensor``.
+        shape: of ``tensor``: a size, a symbol or None per axis.
+    """
+
+    output: str
+    tensor: str
+    input: str = SEED
+    shape: tuple[int | str | None, ...] = ()
+
+
+@dataclass(frozen=True)
 class Score:
     """What is explained.
 
+    ``classification`` and ``regression``: one entry of (N, K), (N,) or (N, K, 1, ...). ``segmentation``: the
+    sum of one class's scores over a region of (N, K, H, W) or (N, H, W, K). ``detection``: the confidence of
+    one box and class. ``embedding``: the cosine similarity of (N, D) to a reference.
+
     Attributes:
-        output: the graph output that holds one score per class, (N, K) or (N, K, 1, 1).
+        output: the graph output that holds the scores, or an inner tensor; then :data:`SCORE` and
+            :data:`CLASS` are outputs of the file.
         tensor: the value that is differentiated: the logit before the output's softmax or
             sigmoid, or the output itself.
         activation: what lies between ``tensor`` and ``output``; None if they are the same.
         probability: True if the output after its activation is explained instead of the logit.
         classes: K, or None where the file does not say.
+        task: see above; :data:`CHOICES` are its inputs.
+        background: the class of a segmentation that is nobody's top class; None if there is none.
+        seeds: the inputs for general scores.
     """
 
     output: str
@@ -97,6 +149,9 @@ class Score:
     activation: Literal["softmax", "log_softmax", "sigmoid"] | None = None
     probability: bool = False
     classes: int | None = None
+    task: Task = "classification"
+    background: int | None = None
+    seeds: tuple[Seed, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import feeds as inputs
 from . import images as photos
 from . import methods, postprocess, preprocess, rows, targets
-from .contract import PREFIX, TOP_CLASS, Layer, Layout, Preprocess, Record
+from .contract import CHOSEN_BOX, CLASS, PREFIX, SCORE, TOP_CLASS, Layer, Layout, Preprocess, Record
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
 from .methods import Method
 from .providers import Provider
@@ -96,6 +96,7 @@ class Explainer:
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
         self._max_batch = max_batch
         self._own_outputs = tuple(o.name for o in self._session.outputs if not o.name.startswith(PREFIX))
+        self._told = frozenset(o.name for o in self._session.outputs) & frozenset(_TOLD)
 
     def placement(self) -> dict[str, tuple[Node, ...]] | None:
         """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
@@ -115,8 +116,9 @@ class Explainer:
             images: one photo or several: paths, the bytes of image files, uint8 (H, W, 3) RGB arrays,
                 PIL images; see :func:`onnxcam.images.load`.
             method: a name of :func:`onnxcam.methods.names`, or a Method of one's own.
-            target: what is explained: None (each image's top class), a class index or label for
-                every image, or a list with one entry per image, each of which may be a list.
+            target: what is explained: None (each image's top class), a class index, a label or one of
+                the kinds of :mod:`onnxcam.targets` for every image, or a list with one entry per image,
+                each of which may be a list.
             layers: of :attr:`layers`; None: all of them, fused.
             fuse: how several layers become one heatmap: "mean", "max" or "product".
 
@@ -143,7 +145,7 @@ class Explainer:
             ready = [preprocess.apply(image, how, dtype) for image in loaded[part]]
             geometries += [geometry for _, geometry in ready]
             feeds = self._checked({self._image.name: np.stack([tensor for tensor, _ in ready])})
-            runs.append(self._run(feeds, request.rows_of(part), request))
+            runs.append(self._run(feeds, _seen_by(request.rows_of(part), geometries[part]), request))
         run = rows.joined(runs)
         classes = self._classes(run, request)
         layer_maps = self._maps(run, request)
@@ -159,6 +161,7 @@ class Explainer:
             layer_maps,
             fuse,
             heatmaps=heatmaps,
+            boxes=_photo_boxes(run.arrays.get(CHOSEN_BOX), shown),
             seen=[preprocess.seen(geometry) for geometry in geometries],
             images=loaded,
             names=tuple(name for name, _ in named),
@@ -197,17 +200,18 @@ class Explainer:
         image = feeds[self._image.name]
         shape = inputs.shape_of(image)
         request = self._request(method, target, layers, shape[0])
-        run = self._run(feeds, request.targets, request)
+        run = self._run(feeds, _as_input(request.targets, self._size(shape)), request)
         classes = self._classes(run, request)
         layer_maps = self._maps(run, request)
         size = self._size(shape) or _largest(layer_maps)
         heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
-        return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps)
+        boxes = run.arrays.get(CHOSEN_BOX)
+        return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps, boxes=boxes)
 
     def _count_classes(self) -> int | None:
         """As the file declares its scores; what the record says of it is a copy."""
         shapes = {o.name: o.shape for o in self._session.outputs}
-        declared = shapes[self.record.score.output][1:2]
+        declared = () if SCORE in shapes else shapes[self.record.score.output][1:2]
         return next((n for n in declared if isinstance(n, int)), self.record.score.classes)
 
     def _named(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -258,7 +262,7 @@ class Explainer:
         return _Request(
             chosen,
             tuple(known[name] for name in wanted),
-            targets.resolve(target, count, self._count, self.labels),
+            targets.resolve(target, count, self._count, self.labels, self.record.score),
         )
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +282,7 @@ class Explainer:
         }
 
     def _run(self, feeds: Mapping[str, Any], wanted: Targets, request: _Request) -> Rows:
-        fetch = [*self._own_outputs]
+        fetch = [*self._own_outputs, *(n for n in _TOLD if n in self._told)]
         for layer in request.layers:
             fetch += _tensors(layer, request.method).values()
         return rows.run(
@@ -286,13 +290,19 @@ class Explainer:
         )
 
     def _classes(self, run: Rows, request: _Request) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Per row the class and the model's own score of it."""
+        """Per row the class (-1: none) and the score that is explained of it."""
         chosen, image_index = request.targets.class_index, request.targets.image_index
-        table = run.arrays[self.record.score.output].reshape(len(chosen), -1).astype(np.float32, copy=False)
-        # Again, for files that do not record how many classes there are.
-        targets.check(int(chosen.max(initial=0)), table.shape[1])
-        class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
-        scores = table[np.arange(len(chosen)), class_ids]
+        if SCORE in self._told:
+            scores = run.arrays[SCORE].astype(np.float32, copy=False)
+            class_ids = run.arrays.get(CLASS, np.full(len(chosen), NO_CLASS))
+            own = np.array([name is None for name in run.targets.names or [None] * len(chosen)])
+            class_ids = np.where(own, class_ids, NO_CLASS)
+        else:
+            table = run.arrays[self.record.score.output].reshape(len(chosen), -1)
+            # Again, for files that do not record how many classes there are.
+            targets.check(int(chosen.max(initial=0)), table.shape[1])
+            class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
+            scores = table[np.arange(len(chosen)), class_ids].astype(np.float32, copy=False)
         if not np.isfinite(scores).all():
             raise TensorError(
                 f"The score of image {image_index[np.argmin(np.isfinite(scores))]} is not finite: "
@@ -345,13 +355,20 @@ class Explainer:
             outputs={name: run.per_image(name) for name in self._own_outputs},
             class_ids=classes[0],
             scores=classes[1],
-            labels=[_label(self.labels, int(i)) for i in classes[0]],
+            labels=[
+                name or _label(self.labels, int(i))
+                for i, name in zip(classes[0], run.targets.names or [None] * len(classes[0]), strict=True)
+            ],
             image_index=request.targets.image_index,
             zero=np.array([not heatmap.any() for heatmap in heatmaps]),
             layer_maps=layer_maps,
             method=request.method.name,
             **of_photos,
         )
+
+
+NO_CLASS = -1  #: the class of a row that is of none
+_TOLD = (SCORE, CLASS, CHOSEN_BOX)
 
 
 @dataclass(frozen=True)
@@ -365,8 +382,7 @@ class _Request:
     def rows_of(self, part: slice) -> Targets:
         """The rows of the images in ``part``, counted from its start."""
         index = self.targets.image_index
-        inside = (index >= part.start) & (index < part.stop)
-        return Targets(index[inside] - part.start, self.targets.class_index[inside])
+        return self.targets.rows((index >= part.start) & (index < part.stop), part.start)
 
 
 def _tensors(layer: Layer, method: Method) -> dict[str, str]:
@@ -390,7 +406,36 @@ def _photo_heatmap(
     return heatmap
 
 
+def _seen_by(wanted: Targets, geometries: Sequence[preprocess.Geometry]) -> Targets:
+    """Boxes and regions of photos as the model sees them."""
+    return targets.placed(
+        wanted,
+        lambda i, corners: preprocess.box_to_input(corners, geometries[i]),
+        lambda i, mask: preprocess.mask_to_input(mask, geometries[i]),
+    )
+
+
+def _as_input(wanted: Targets, size: tuple[int, int] | None) -> Targets:
+    """Regions at the model input's size."""
+    return targets.placed(
+        wanted,
+        lambda _, corners: corners,
+        lambda _, mask: mask if size in (None, mask.shape) else preprocess.resize_mask(mask, size or (0, 0)),
+    )
+
+
+def _photo_boxes(
+    boxes: NDArray[np.float32] | None, geometries: Sequence[preprocess.Geometry]
+) -> NDArray[np.float32] | None:
+    if boxes is None:
+        return None
+    pairs = zip(boxes, geometries, strict=True)
+    return np.stack([preprocess.box_to_photo(box, geometry) for box, geometry in pairs])
+
+
 def _label(labels: Sequence[str] | None, index: int) -> str:
+    if index == NO_CLASS:
+        return ""
     return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 

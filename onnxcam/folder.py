@@ -99,7 +99,12 @@ class OverlayFolder:
             items = []
             for row in part:
                 picture = overlay(
-                    rows[row].image, rows[row].heatmap, *self._look[:2], rows[row].seen, self._look[2]
+                    rows[row].image,
+                    rows[row].heatmap,
+                    *self._look[:2],
+                    rows[row].seen,
+                    self._look[2],
+                    rows[row].box,
                 )
                 name = self._name(f"{stem}.{explanation.class_ids[row]}" if len(part) > 1 else stem)
                 self._write(name, _png(picture))
@@ -114,6 +119,7 @@ class OverlayFolder:
                         "score": float(explanation.scores[row]),
                         "size": list(explanation.heatmaps[row].shape),
                         "zero": bool(explanation.zero[row]),
+                        **({} if explanation.boxes is None else {"box": explanation.boxes[row].tolist()}),
                     }
                 )
             if self._sheets:

@@ -34,6 +34,7 @@ def overlay(
     colormap: str | int = "jet",
     seen: NDArray[np.bool_] | None = None,
     style: str = "blend",
+    box: NDArray[np.floating[Any]] | None = None,
 ) -> Picture:
     """The photo with the heatmap over it.
 
@@ -47,6 +48,7 @@ def overlay(
         style: ``blend``: (1 - alpha) photo + alpha colours, ``cv2.addWeighted``. ``show_cam``:
             pytorch-grad-cam's ``show_cam_on_image`` with ``image_weight = 1 - alpha``: the same sum,
             then brightened until its brightest value is white.
+        box: x1, y1, x2, y2 in the photo's pixels, to be drawn around what was detected.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -72,7 +74,17 @@ def overlay(
         if not mask.all():
             grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None] * _DIM
             blended = np.where(mask[..., None], blended, grey.astype(np.uint8))
-    return blended
+    return blended if box is None else _boxed(blended, box)
+
+
+def _boxed(photo: Picture, box: NDArray[np.floating[Any]]) -> Picture:
+    """The photo with a frame, white in black so that it shows on any ground."""
+    x1, y1, x2, y2 = (round(float(v)) for v in np.clip(box, -(2**15), 2**15))
+    width = max(1, round(max(photo.shape[:2]) / 300))
+    framed = np.ascontiguousarray(photo).copy()
+    for colour, thickness in ((0, 3 * width), (255, width)):
+        cv2.rectangle(framed, (x1, y1), (x2 - 1, y2 - 1), (colour,) * 3, thickness)
+    return framed
 
 
 def colourize(heatmap: NDArray[np.floating[Any]], colormap: str | int = "jet") -> Picture:
@@ -108,6 +120,7 @@ class Row:
         label: the class's name.
         score: printed after the name; None: nothing is printed.
         seen: see :func:`overlay`.
+        box: see :func:`overlay`.
     """
 
     image: Picture
@@ -115,6 +128,7 @@ class Row:
     label: str = ""
     score: float | None = None
     seen: NDArray[np.bool_] | None = None
+    box: NDArray[np.floating[Any]] | None = None
 
 
 def sheet(
@@ -166,10 +180,11 @@ def _panels(row: Row, side: int, alpha: float, colormap: str | int, style: str) 
     seen = row.seen
     if seen is not None:
         seen = _fit(_checked_seen(seen, photo).astype(np.uint8), size, cv2.INTER_NEAREST).astype(bool)
+    box = None if row.box is None else np.asarray(row.box) * factor
     return [
-        small,
+        small if box is None else _boxed(small, box),
         overlay(small, heat, 1, colormap, seen),
-        overlay(small, heat, alpha, colormap, seen, style),
+        overlay(small, heat, alpha, colormap, seen, style, box),
     ]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .contract import Preprocess, make_preprocess
-from .errors import InputError, nearest
+from .errors import InputError, TargetError, nearest
 from .images import Photo
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -162,6 +162,43 @@ def to_photo(grid: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float3
         part = slice(top, min(top + step, ys.stop))
         np.matmul(rows[part], wide, out=out[part])
     return out
+
+
+def box_to_input(box: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Corners x1, y1, x2, y2 (4,) in pixels of the photo as pixels of the model's input."""
+    scale, offset = (np.array([v[1], v[0]] * 2) for v in (geometry.scale, geometry.offset))
+    return (box * scale + offset).astype(np.float32)
+
+
+def box_to_photo(box: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """The inverse of :func:`box_to_input`, cut to the photo."""
+    scale, offset = (np.array([v[1], v[0]] * 2) for v in (geometry.scale, geometry.offset))
+    h, w = geometry.photo
+    return np.clip((box - offset) / scale, 0, [w, h, w, h]).astype(np.float32)
+
+
+def mask_to_input(mask: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Weights (H, W) of the photo's pixels as the model sees them: the nearest, 0 outside the photo.
+
+    Raises:
+        TargetError: they are not of the photo's size.
+    """
+    if mask.shape != geometry.photo:
+        raise TargetError(f"The mask of a Region is {mask.shape}, but its photo is {geometry.photo}.")
+    picked, inside = [], []
+    for axis in (0, 1):
+        cells = np.arange(geometry.size[axis]) + 0.5
+        at = np.floor((cells - geometry.offset[axis]) / geometry.scale[axis]).astype(np.int64)
+        inside.append((at >= 0) & (at < geometry.photo[axis]))
+        picked.append(np.clip(at, 0, geometry.photo[axis] - 1))
+    seen_part = inside[0][:, None] & inside[1]
+    return np.where(seen_part, mask[picked[0][:, None], picked[1]], np.float32(0))
+
+
+def resize_mask(mask: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Weights (h, w) at another size (H, W): the nearest."""
+    rows, columns = (_nearest(n, m) for n, m in zip(mask.shape, size, strict=True))
+    return mask[rows[:, None], columns]
 
 
 def window(geometry: Geometry) -> tuple[slice, slice]:

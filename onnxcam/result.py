@@ -29,13 +29,16 @@ class Explanation:
         heatmaps: float32 in [0, 1]: (R, H, W) at the model input's size from ``explain_tensor``; from
             ``explain`` a list, each at its photo's size and 0 where the model did not see it.
         outputs: the model's own outputs, {name: one entry per image}.
-        class_ids: (R,) int64.
-        scores: (R,) float32: the model's own score output at the class.
-        labels: R strings: the class's label, "class 281" where none is known.
+        class_ids: (R,) int64; -1 for a row that is of no one class.
+        scores: (R,) float32: the model's own score output at the class; of other tasks the number that
+            is explained: a region's sum, a detection's confidence, a similarity, a weighted sum.
+        labels: R strings: the class's label, "class 281" where none is known, or what the target is.
         image_index: (R,) int64: the image of each row.
         zero: (R,) bool: the heatmap is zero everywhere, there is no evidence to show.
         layer_maps: {layer: (R, h, w) float32}, raw.
         method: the method's name.
+        boxes: (R, 4) float32 x1, y1, x2, y2 of each row's detection, in pixels of its photo from
+            ``explain`` and of the model's input from ``explain_tensor``; None for other tasks.
         seen: per image (H, W) bool, the pixels that the model saw; None from ``explain_tensor``.
         images: the N photos, (H, W, 3) uint8 RGB; None from ``explain_tensor``.
         names: the photos' paths, or "image 0"; empty from ``explain_tensor``.
@@ -51,6 +54,7 @@ class Explanation:
     zero: NDArray[np.bool_]
     layer_maps: dict[str, NDArray[np.float32]]
     method: str
+    boxes: NDArray[np.float32] | None = None
     seen: list[NDArray[np.bool_]] | None = None
     images: list[Photo] | None = None
     names: tuple[str, ...] = ()
@@ -76,7 +80,7 @@ class Explanation:
             InputError: there are no photos, or an argument cannot be used.
         """
         rows = self.rows(images)
-        return [draw(r.image, r.heatmap, alpha, colormap, r.seen, style) for r in rows]
+        return [draw(r.image, r.heatmap, alpha, colormap, r.seen, style, r.box) for r in rows]
 
     def sheet(
         self, alpha: float = 0.5, colormap: str | int = "jet", style: str = "blend", *, images: Any = None
@@ -156,6 +160,7 @@ class Explanation:
                 self.labels[row],
                 float(self.scores[row]),
                 self.seen[i] if self.seen is not None and images is None else None,
+                self.boxes[row] if self.boxes is not None and images is None else None,
             )
             for row, i in enumerate(self.image_index.tolist())
         ]

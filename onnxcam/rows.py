@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from .contract import CLASS_INDEX, TOP_CLASS
 from .errors import TensorError
 from .feeds import shape_of
 from .session import Session, TensorInfo
-from .targets import Targets
+from .targets import Targets, stacked
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,25 @@ def run(
             f"exactly that many images (here {fixed or count}). Give a host array."
         )
     batched = [i.name for i in session.inputs if i.name in feeds and _follows(i, image, feeds, count)]
+    chosen = list(dict.fromkeys(name for feed in targets.feeds for name in feed))
+    asked = stacked(targets, chosen)
     parts = []
     for part in pieces:
         index, classes = targets.image_index[part], targets.class_index[part]
+        extra = {name: array[part] for name, array in asked.items()}
         real = len(index)
         if fixed is not None and real < fixed:
-            index, classes = (np.pad(a, (0, fixed - real), mode="edge") for a in (index, classes))
+            index, classes, *filled = (_filled(a, fixed) for a in (index, classes, *extra.values()))
+            extra = dict(zip(extra, filled, strict=True))
         fed = dict(feeds)
         if not one_each or len(index) != count:
             fed.update({name: feeds[name][index] for name in batched})
         if (classes != TOP_CLASS).any():
             fed[CLASS_INDEX] = np.ascontiguousarray(classes)
+        fed |= {name: array.astype(session.choices[name].dtype, copy=False) for name, array in extra.items()}
         found = session.run(fed, fetch)
         arrays = {k: v[:real] if _is_batched(v, len(index)) else v for k, v in found.items()}
-        parts.append(Rows(arrays, Targets(targets.image_index[part], targets.class_index[part]), count))
+        parts.append(Rows(arrays, targets.rows(part), count))
     return Rows(_concatenated(parts), targets, count)
 
 
@@ -94,7 +100,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     starts = np.cumsum([0, *(part.images for part in parts)])
     index = [part.targets.image_index + start for part, start in zip(parts, starts, strict=False)]
     classes = [part.targets.class_index for part in parts]
-    targets = Targets(np.concatenate(index), np.concatenate(classes))
+    names = [part.targets.names or (None,) * len(part.targets.image_index) for part in parts]
+    targets = Targets(np.concatenate(index), np.concatenate(classes), names=tuple(chain(*names)))
     return Rows(_concatenated(parts), targets, int(starts[-1]))
 
 
@@ -106,6 +113,11 @@ def batches(count: int, size: int) -> Iterator[slice]:
 def piece(image: TensorInfo, max_batch: int) -> int:
     """How many rows one run takes."""
     return _fixed_batch(image) or max_batch
+
+
+def _filled(array: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The last row again until there are so many."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 def _concatenated(parts: Sequence[Rows]) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import CLASS_INDEX, Layout, Record, read_record
+from .contract import CHOICES, SCORE, Layout, Record, read_record
 from .errors import BadRecord, InputError, MissingDependency, NotOnnx, ProviderError, TensorError, nearest
 from .providers import CPU, MISSING_LIBRARY, ON_CUDA, Provider, not_built, preload, requested, why_not
 
@@ -107,6 +107,7 @@ class Session:
         self.record: Record = read_record(self._session.get_modelmeta().custom_metadata_map, what)
         self.inputs = tuple(map(_info, self._session.get_inputs()))
         self.outputs = tuple(map(_info, self._session.get_outputs()))
+        self.choices = {i.name: _info(i) for i in self._session.get_overridable_initializers()}
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         _check_record(self.record, self._session, what)
         self._ort = ort
@@ -405,8 +406,10 @@ def _holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
 
 
 def _named(record: Record, outputs: set[str], inputs: set[str]) -> Iterator[tuple[str, str, set[str]]]:
-    yield "output", record.score.output, outputs
+    if SCORE not in outputs:
+        yield "output", record.score.output, outputs
     for layer in record.layers:
         yield "output", layer.activations, outputs
         yield "output", layer.gradients, outputs
-    yield "input", CLASS_INDEX, inputs
+    for name in (*CHOICES[record.score.task], *(seed.input for seed in record.score.seeds)):
+        yield "input", name, inputs

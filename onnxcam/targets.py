@@ -1,17 +1,90 @@
-"""What is explained: which class of which image, one row for each."""
+"""What is explained, of which image: one row for each.
+
+A target is None (the top class), a class by index or label, or one of the kinds below, which say more. A
+kind is one dataclass and one function, entered in :data:`_KINDS`.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import TOP_CLASS
+from .contract import BOX, REFERENCE, REGION, TOP_CLASS, Score, Seed
 from .errors import TargetError, nearest
+
+Class: TypeAlias = "int | str"  #: by index or label
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A class of a segmentation, summed over some pixels.
+
+    Attributes:
+        of: the class; None: the one with most pixels.
+        mask: (H, W) bool, or weights, at the photo's size for ``explain`` and the model input's for
+            ``explain_tensor``; None: the pixels that the model gives to the class.
+    """
+
+    of: Class | None = None
+    mask: Any = None
+
+
+@dataclass(frozen=True)
+class Box:
+    """A detection: the one that fits a box best.
+
+    Attributes:
+        corners: x1, y1, x2, y2 in pixels: of the photo for ``explain``, of the model's input for
+            ``explain_tensor``.
+        of: its class; None: any.
+    """
+
+    corners: Sequence[float]
+    of: Class | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Similar:
+    """What an image has in common with another.
+
+    Attributes:
+        reference: (D,) the other's embedding, of any length; what is explained is the cosine
+            similarity to it.
+    """
+
+    reference: Any
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why one class and not another: the difference of their logits.
+
+    Attributes:
+        of: the class.
+        against: the other; or several, of which the mean is taken.
+        weight: of the others (1: the plain difference).
+    """
+
+    of: Class
+    against: Class | Sequence[Class]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Any linear functional: the sum of weight times value.
+
+    Attributes:
+        of: weights for the score: {class: weight}, or an array in the shape of one image's score. For
+            several outputs {output: such weights, or a number for an output of one number}.
+    """
+
+    of: Any
 
 
 @dataclass(frozen=True)
@@ -21,43 +94,264 @@ class Targets:
     Attributes:
         image_index: (R,) int64, ascending: the image of each row.
         class_index: (R,) int64: its class; :data:`~onnxcam.contract.TOP_CLASS` is the image's best.
+        feeds: per row what else is fed, {input: its entry of the batch}; empty if no row has any.
+        names: per row what it is called, where no class says; empty if no row has one.
     """
 
     image_index: NDArray[np.int64]
     class_index: NDArray[np.int64]
+    feeds: tuple[Mapping[str, NDArray[Any]], ...] = ()
+    names: tuple[str | None, ...] = ()
+
+    def rows(self, index: Any, first: int = 0) -> Targets:
+        """Some rows; their images are counted from ``first`` on."""
+        picked = np.arange(len(self.image_index))[index]
+        return Targets(
+            self.image_index[picked] - first,
+            self.class_index[picked],
+            tuple(self.feeds[i] for i in picked) if self.feeds else (),
+            tuple(self.names[i] for i in picked) if self.names else (),
+        )
 
 
-def resolve(target: Any, images: int, classes: int | None, labels: Sequence[str] | None) -> Targets:
+@dataclass(frozen=True)
+class _Row:
+    class_index: int = TOP_CLASS
+    feeds: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file can be asked."""
+
+    score: Score
+    classes: int | None
+    labels: Sequence[str] | None
+
+    def class_of(self, target: Any) -> int:
+        return _class_index(target, self.classes, self.labels)
+
+
+def resolve(
+    target: Any,
+    images: int,
+    classes: int | None,
+    labels: Sequence[str] | None,
+    score: Score | None = None,
+) -> Targets:
     """The rows that ``target`` asks for.
 
     Args:
-        target: None: each image's top class; a class index or a label: for every image; a list with
-            one entry per image, each of them an index, a label, None or a list of these (several
-            rows for that image).
+        target: None: each image's top class; a class index, a label, or one of the kinds of this
+            module: for every image; a list with one entry per image, each of them one of these, None
+            or a list of them (several rows for that image).
         images: how many images there are.
         classes: how many classes the model has; None where the file does not say.
         labels: one per class, or None. "tabby, tabby cat" is found by the whole label and by either
             part, whatever the case.
+        score: the file's; None: a classification.
 
     Raises:
-        TargetError: no such class, an ambiguous label, or not one entry per image.
+        TargetError: no such class, an ambiguous label, not one entry per image, or what this file
+            cannot explain.
     """
+    file = _File(score or Score("", ""), classes, labels)
     if isinstance(target, np.ndarray):
         target = target.tolist()
     if not isinstance(target, (list, tuple)):
-        one = _class_index(target, classes, labels)
-        return Targets(np.arange(images), np.full(images, one, np.int64))
-    if len(target) != images:
+        target = [target] * images
+    elif len(target) != images:
         hint = " For several classes of one image write [[281, 282]]." if images == 1 else ""
         raise TargetError(
             f"target has {len(target)} entries for {images} image{'s' * (images != 1)}; a list has one entry "
             f"per image.{hint}"
         )
-    rows = [
-        (i, _class_index(t, classes, labels)) for i, entry in enumerate(target) for t in _entries(entry, i)
+    made: dict[int, tuple[Any, _Row]] = {}  # one target for every image is resolved once
+
+    def row(entry: Any) -> _Row:
+        if id(entry) not in made:
+            made[id(entry)] = entry, _row(entry, file)  # kept, so that no other takes its id
+        return made[id(entry)][1]
+
+    rows = [(i, row(t)) for i, entry in enumerate(target) for t in _entries(entry, i)]
+    return Targets(
+        np.array([i for i, _ in rows], np.int64),
+        np.array([r.class_index for _, r in rows], np.int64),
+        tuple(r.feeds for _, r in rows) if any(r.feeds for _, r in rows) else (),
+        tuple(r.name for _, r in rows) if any(r.name for _, r in rows) else (),
+    )
+
+
+def placed(
+    targets: Targets,
+    box: Callable[[int, NDArray[np.float32]], NDArray[np.float32]],
+    region: Callable[[int, NDArray[np.float32]], NDArray[np.float32]],
+) -> Targets:
+    """The rows with their boxes and regions where the model sees them.
+
+    Args:
+        targets: in the coordinates of the caller.
+        box: from the index of an image and corners (4,) to those in the model's input.
+        region: from the index of an image and a mask to that of the model's input.
+    """
+    how = {BOX: box, REGION: region}
+    moved = [
+        {name: how[name](i, value) if name in how else value for name, value in feeds.items()}
+        for i, feeds in zip(targets.image_index.tolist(), targets.feeds, strict=False)
     ]
-    table = np.array(rows, np.int64).reshape(-1, 2)
-    return Targets(table[:, 0], table[:, 1])
+    return replace(targets, feeds=tuple(moved))
+
+
+def stacked(targets: Targets, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """What is fed for the rows; NaN where a row has none of it, so that the file chooses there.
+
+    Raises:
+        TargetError: entries of one input that differ in shape.
+    """
+    fed = {}
+    for name in names:
+        entries = [feeds.get(name) for feeds in targets.feeds]
+        some = next(e for e in entries if e is not None)
+        if any(e is not None and e.shape != some.shape for e in entries):
+            raise TargetError(f"The targets give '{name}' in several shapes; one call takes one shape.")
+        nothing = np.full(some.shape, np.nan, some.dtype)
+        fed[name] = np.stack([nothing if e is None else e for e in entries])
+    return fed
+
+
+def _row(target: Any, file: _File) -> _Row:
+    kind = _KINDS.get(type(target))
+    if kind is not None:
+        return kind(target, file)
+    task = file.score.task
+    if target is None:
+        if task == "regression" and (file.classes or 1) > 1:
+            raise TargetError(
+                f"The model regresses {file.classes} numbers, of which none is the top one: name one, 0 to "
+                f"{(file.classes or 1) - 1}, or a label."
+            )
+        return _Row()
+    if task == "embedding" and isinstance(target, (int, str)):
+        raise TargetError(
+            "The file explains an embedding, which has no classes: the target is None or "
+            "onnxcam.targets.Similar(reference)."
+        )
+    return _Row(file.class_of(target))
+
+
+def _region(target: Region, file: _File) -> _Row:
+    _only("A Region", "segmentation", file)
+    feeds = {}
+    if target.mask is not None:
+        mask = np.asarray(target.mask)
+        if mask.ndim != 2 or mask.dtype.kind not in "bfui" or not np.isfinite(mask).all() or not mask.size:
+            raise TargetError(
+                f"The mask of a Region is (H, W), bool or finite, not {mask.dtype} {mask.shape}."
+            )
+        feeds[REGION] = mask.astype(np.float32)
+    return _Row(TOP_CLASS if target.of is None else file.class_of(target.of), feeds)
+
+
+def _box(target: Box, file: _File) -> _Row:
+    _only("A Box", "detection", file)
+    corners = np.asarray(target.corners, np.float32)
+    if corners.shape != (4,) or not np.isfinite(corners).all() or (corners[2:] <= corners[:2]).any():
+        raise TargetError(
+            f"The corners of a Box are x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2, not {target.corners!r}."
+        )
+    return _Row(TOP_CLASS if target.of is None else file.class_of(target.of), {BOX: corners})
+
+
+def _similar(target: Similar, file: _File) -> _Row:
+    _only("A Similar", "embedding", file)
+    reference = np.asarray(target.reference, np.float32).reshape(-1)
+    if not np.isfinite(reference).all() or not reference.any():
+        raise TargetError("The reference of a Similar is one embedding, finite and not zero.")
+    return _Row(feeds={REFERENCE: reference}, name="similarity")
+
+
+def _contrast(target: Contrast, file: _File) -> _Row:
+    one = isinstance(target.against, (str, int, np.integer))
+    others: list[Any] = [target.against] if one else list(target.against)  # type: ignore[arg-type]
+    if not others:
+        raise TargetError("A Contrast needs at least one class to be set against.")
+    weights = {file.class_of(target.of): 1.0}
+    for other in map(file.class_of, others):
+        weights[other] = weights.get(other, 0.0) - target.weight / len(others)
+    against = " and ".join(_named(file, i) for i in map(file.class_of, others))
+    row = _weights(Weights(weights), file)
+    return replace(row, name=f"{_named(file, file.class_of(target.of))}, not {against}")
+
+
+def _weights(target: Weights, file: _File) -> _Row:
+    seeds = file.score.seeds
+    if not seeds:
+        raise TargetError(
+            "The file takes no weights. Rewrite the model with them: "
+            '`rewrite_onnx(..., score={"seed": True})` or `onnxcam rewrite --seed`.'
+        )
+    by_output = {seed.output: seed for seed in seeds}
+    given = target.of
+    if not (isinstance(given, Mapping) and given and all(k in by_output for k in given)):
+        if len(seeds) > 1:
+            raise TargetError(
+                f"The file takes weights for {', '.join(map(repr, by_output))}: give {{output: weights}}."
+            )
+        given = {seeds[0].output: given}
+    feeds = {by_output[k].input: _cotangent(w, by_output[k], file) for k, w in given.items()}
+    return _Row(feeds=feeds, name="weighted " + ", ".join(given))
+
+
+def _cotangent(weights: Any, seed: Seed, file: _File) -> NDArray[np.float32]:
+    """Weights for one image's entry of an output."""
+    sizes = seed.shape[1:]
+    if isinstance(weights, Mapping):
+        known = sizes[0] if sizes and isinstance(sizes[0], int) else None
+        if known is None and sizes:
+            raise TargetError(f"How many numbers '{seed.output}' has is not known: give weights as an array.")
+        table = np.zeros([known or 1, *[1] * (len(sizes) - 1)], np.float32)
+        own = seed.output == file.score.output
+        for name, weight in weights.items():
+            table[_class_index(name, known or 1, file.labels if own else None)] = weight
+        weights = table
+    array = np.asarray(weights, np.float32)
+    if array.ndim == 0 and all(n == 1 for n in sizes):
+        array = array.reshape([1] * len(sizes))
+    elif not sizes:
+        array = array.reshape(array.shape[1:] if array.shape == (1,) else array.shape)
+    if array.ndim != len(sizes) or any(
+        isinstance(n, int) and n != m for n, m in zip(sizes, array.shape, strict=True)
+    ):
+        raise TargetError(
+            f"The weights for '{seed.output}' have the shape {array.shape}; one image's entry has "
+            f"{tuple(sizes)}."
+        )
+    if not np.isfinite(array).all():
+        raise TargetError(f"The weights for '{seed.output}' are not finite.")
+    return array
+
+
+_KINDS: dict[type, Callable[[Any, _File], _Row]] = {
+    Region: _region,
+    Box: _box,
+    Similar: _similar,
+    Contrast: _contrast,
+    Weights: _weights,
+}
+
+
+def _only(what: str, task: str, file: _File) -> None:
+    if file.score.task != task:
+        raise TargetError(
+            f"{what} is a target of a {task}, and this file explains a {file.score.task}. "
+            f'Rewrite the model with `score={{"task": "{task}"}}` (`--task {task}`) if that is what it does.'
+        )
+
+
+def _named(file: _File, index: int) -> str:
+    labels = file.labels
+    return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 
 def _entries(entry: Any, i: int) -> Sequence[Any]:

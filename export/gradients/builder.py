@@ -470,7 +470,7 @@ def _broadcast(all_dims: Sequence[Dims | None]) -> Dims | None:
 
 _SAME_DIMS = frozenset(
     """
-    Neg Exp Log Sqrt Erf Tanh Sigmoid Relu Abs Sign Cast Not Reciprocal Softmax Clip Identity Sin Cos
+    Neg Exp Log Sqrt Erf Tanh Sigmoid Relu Abs Sign Cast Not Reciprocal Softmax Clip Identity Sin Cos IsNaN
     """.split()
 )
 _BROADCASTING = frozenset(
@@ -478,7 +478,9 @@ _BROADCASTING = frozenset(
     Add Sub Mul Div Pow Greater Less GreaterOrEqual LessOrEqual Equal And Or Max Min
     """.split()
 )
-_TO_BOOL = frozenset(["Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Not"])
+_TO_BOOL = frozenset(
+    ["Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Not", "IsNaN"]
+)
 
 
 def _guess_dims(op_type: str, operands: Sequence[Var | None]) -> Dims | None:

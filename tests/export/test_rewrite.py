@@ -407,12 +407,13 @@ def test_options_that_do_not_fit(tmp_path, options, error, message):
             r"They are: 'y' \['N', 5\], 'z'",
         ),
         (
-            nets.cnn("k = ArgMax<axis=1>(y)", "int64[N,1] k"),
+            nets.cnn("k = Cast<to=7>(y)", "int64[N,5] k"),
             r"The model has no floating-point output to explain",
         ),
         (
-            nets.cnn(outputs="float[N,4,8,8] r"),
-            r"The score 'r' has shape \['N', 4, 8, 8\]; a class score has one number",
+            nets.cnn("s = Constant<value_ints=[0,0,-1]>() t = Reshape(r, s)", "float[N,4,64] t"),
+            r"The score 't' has shape \['N', 4, 64\]; a class score has one number per class, \[N, K\]\. "
+            "Name another output with `score=`, or say with `task=` what it is",
         ),
     ],
 )
@@ -422,7 +423,7 @@ def test_scores_that_cannot_be_explained(tmp_path, net, message):
 
 
 def test_an_integer_output_named_as_score(tmp_path):
-    net = nets.cnn("k = ArgMax<axis=1>(y)", "float[N,5] y, int64[N,1] k")
+    net = nets.cnn("k = Cast<to=7>(y)", "float[N,5] y, int64[N,5] k")
     with pytest.raises(ScoreError, match=r"The output 'k' is not floating-point, so it has no gradient"):
         rewrite(net, tmp_path, score="k")
 

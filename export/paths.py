@@ -1,0 +1,70 @@
+"""Which values a score depends on, and through what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from .gradients.engine import captured_by
+from .gradients.registry import input_name, stop_reason
+
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)  # followed, so that the error names their operators
+
+
+def on_path(graph: ir.Graph, scores: Iterable[ir.Value]) -> list[ir.Value]:
+    """The values that a score depends on through floating-point inputs, in topological order."""
+    wanted = set(scores)
+    stack = [*wanted]
+    while stack:
+        node = stack.pop().producer()
+        for source in sources(node, graph) if node is not None else ():
+            if source not in wanted:
+                wanted.add(source)
+                stack.append(source)
+    # A value that only constants feed is not the image's.
+    fed: set[ir.Value] = set(graph.inputs)
+    path = []
+    for node in graph:
+        if any(v in fed for v in (*node.inputs, *captured_by(node))):
+            fed.update(node.outputs)
+        path += [v for v in node.outputs if v in wanted and v in fed]
+    return path
+
+
+def sources(node: ir.Node, graph: ir.Graph) -> Iterable[ir.Value]:
+    """The inputs of a node through which a gradient could flow."""
+    opset = graph.opset_imports.get("", 18)
+    return [
+        v
+        for k, v in enumerate(node.inputs)
+        if v is not None
+        and (v.dtype is None or v.dtype.is_floating_point() or v.dtype in _QUANTIZED)
+        and not v.is_initializer()
+        and stop_reason(node, input_name(node, k, opset)) is None
+    ]
+
+
+def ancestors(node: ir.Node) -> set[ir.Value]:
+    """All that a node's inputs are computed from, and they themselves."""
+    found: set[ir.Value] = set()
+    stack = list(node.inputs)
+    while stack:
+        value = stack.pop()
+        if value is not None and value not in found:
+            found.add(value)
+            producer = value.producer()
+            stack += list(producer.inputs) if producer is not None else []
+    return found
+
+
+def leads_to(value: ir.Value, target: ir.Value) -> bool:
+    """Whether a value is another, or one that it is computed from."""
+    producer = target.producer()
+    return value is target or (producer is not None and value in ancestors(producer))
+
+
+def op_type(value: ir.Value) -> str:
+    """The operator that makes a value; ``input`` for a graph's input."""
+    node = value.producer()
+    return node.op_type if node is not None else "input"

@@ -1,0 +1,58 @@
+"""One entry of a vector: the logit of a class, or a regressed number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ...contract import CLASS_INDEX, TOP_CLASS, Score
+from ...errors import ScoreError
+from ..gradients.builder import Builder, Dims, dims_of
+from .found import Choice, FoundScore, ScoreSpec, arg_max, find_tensor, logit, optional_input, pick, rows
+
+
+def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
+    """See :func:`onnxcam.export.scores.find_score`."""
+    chosen = find_tensor(graph, spec.output)
+    name = spec.output or chosen.name or ""
+    activation, value = logit(chosen)
+    if spec.probability:
+        value = chosen
+    dims = dims_of(value) or dims_of(chosen)
+    if dims is None or not one_per_class(dims):
+        shape = "unknown" if dims is None else str(list(dims))
+        raise ScoreError(
+            f"The score {name!r} has shape {shape}; a class score has one number per class, [N, K]. "
+            "Name another output with `score=`, or say with `task=` what it is: segmentation, detection, "
+            "embedding."
+        )
+    classes = 1 if len(dims) == 1 else dims[1] if isinstance(dims[1], int) else None
+
+    def choose(op: Builder) -> Choice:
+        index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
+        # The top class is that of the output, not of the logit behind it: where a softmax saturates and
+        # ties, the class that a caller reads off the output is the class that is explained.
+        score, output = op.wrap(value), op.wrap(chosen)
+        table = rows(op, output)
+        wanted = op.Where(index < 0, arg_max(op, table, 1), index, dims=table.shape[:1])
+        seed = op.reshape_like(op.one_hot(wanted, rows(op, score)), score)
+        return Choice(
+            {value: seed},
+            lambda: op.cast(pick(op, table, wanted), ir.DataType.FLOAT),
+            lambda: wanted,
+        )
+
+    record = Score(
+        output=name,
+        tensor=value.name or "",
+        activation=activation,  # type: ignore[arg-type]
+        probability=spec.probability,
+        classes=classes,
+        task=spec.task or "classification",
+    )
+    return FoundScore(record, (value,), choose, told=chosen.is_graph_output() and chosen.name == name)
+
+
+def one_per_class(dims: Dims) -> bool:
+    """Whether a tensor holds one number per class: (N,), (N, K) or (N, K, 1, ...)."""
+    return len(dims) >= 1 and all(d == 1 for d in dims[2:])

@@ -1,0 +1,122 @@
+"""One class of a segmentation map, over a region."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ...contract import CLASS_INDEX, REGION, TOP_CLASS, Score
+from ...errors import ScoreError
+from ..gradients.builder import Builder, Dims, Var, dims_of
+from .found import Choice, FoundScore, ScoreSpec, arg_max, find_tensor, hot, logit, optional_input
+
+
+def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
+    """See :func:`onnxcam.export.scores.find_score`.
+
+    The score is the sum of the class's logits over the region (Vinogradova et al. 2020, "Towards
+    Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping", eq. 1). Without a
+    region it is the pixels that the model gives to the class; without a class, the one with most pixels.
+    """
+    chosen = find_tensor(graph, spec.output)
+    name = spec.output or chosen.name or ""
+    activation, before = logit(chosen)
+    same = dims_of(before) == dims_of(chosen)
+    value = before if same and not spec.probability else chosen
+    dims = dims_of(value)
+    axis = None if dims is None else class_axis(graph, dims)
+    if dims is None or axis is None:
+        shape = "unknown" if dims is None else str(list(dims))
+        raise ScoreError(
+            f"The score {name!r} has shape {shape}; a segmentation has one map per class, [N, K, H, W] or "
+            "[N, H, W, K]. Name another output with `score=`."
+        )
+    classes = dims[axis] if isinstance(dims[axis], int) else None
+    if spec.background is not None and classes is not None and not 0 <= spec.background < classes:
+        raise ScoreError(f"The background {spec.background} is no class: {name!r} has {classes}.")
+
+    def choose(op: Builder) -> Choice:
+        index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
+        wished = optional_input(op, REGION, np.full((1, 1, 1), np.nan, dtype=np.float32))
+        y, output = op.wrap(value), op.wrap(chosen)
+        labels = arg_max(op, output, axis)
+        top = _most_pixels(op, labels, output, axis, spec.background)
+        wanted = op.Where(index < 0, top, index, dims=y.shape[:1])
+        mine = op.mask(op.Equal(labels, op.Unsqueeze(wanted, [1, 2], dims=(y.shape[0], 1, 1))), wished)
+        mine = Var(mine.value, op, labels.dims)
+        fed = _at_size(op, wished, labels)
+        region = op.Unsqueeze(op.where(op.IsNaN(fed), mine, fed), [axis])
+        dims = tuple(1 if k == axis else d for k, d in enumerate(y.shape))
+        region = Var(op.cast(region, y.dtype).value, op, dims)
+        seed = hot(op, wanted, y, axis) * region
+        return Choice(
+            {value: seed},
+            lambda: op.cast(op.sum(y * seed, [1, 2, 3], keepdims=False), ir.DataType.FLOAT),
+            lambda: wanted,
+        )
+
+    record = Score(
+        output=name,
+        tensor=value.name or "",
+        activation=activation if same else None,  # type: ignore[arg-type]
+        probability=spec.probability,
+        classes=classes,
+        task="segmentation",
+        background=spec.background,
+    )
+    return FoundScore(record, (value,), choose)
+
+
+def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
+    """Which axis of (N, K, H, W) or (N, H, W, K) counts the classes; None if it is no such tensor.
+
+    The last, where the other two fit the image better: they are in its proportion, or the image itself
+    has its channels last.
+    """
+    if len(dims) != 4 or all(d == 1 for d in dims[2:]):
+        return None
+    image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
+    if image is None or not all(isinstance(d, int) for d in (*dims[1:], *image[1:])):
+        return 3 if image is not None and image[3] in (1, 3) and image[1] not in (1, 3) else 1
+    last = image[3] in (1, 3) and image[1] not in (1, 3)
+    h, w = image[1:3] if last else image[2:4]
+    fits = {1: _stretch(dims[2:4], (h, w)), 3: _stretch(dims[1:3], (h, w))}
+    preferred = 3 if last else 1
+    return min(fits, key=lambda axis: (round(fits[axis], 3), axis != preferred))
+
+
+def _stretch(grid: Dims, image: Dims) -> float:
+    """How far a grid is from the image's proportion, as the logarithm of the ratio of the two scales."""
+    a, b = (np.log(int(n or 1) / int(m or 1)) for n, m in zip(grid, image, strict=True))
+    return float(abs(a - b))
+
+
+def _most_pixels(op: Builder, labels: Var, output: Var, axis: int, background: int | None) -> Var:
+    """(N,) the class with most pixels but the background; no table of classes by pixels is made."""
+    n, k = output.shape[0], output.shape[axis]
+    flat = op.Reshape(labels, [0, -1], dims=(n, None))
+    size = op.Concat(op.Shape(labels, start=0, end=1), op.Shape(output, start=axis, end=axis + 1), axis=0)
+    none = op.Expand(op.const(np.zeros((), np.float32)), size, dims=(n, k))
+    one = op.Expand(op.const(np.ones((), np.float32)), op.Shape(flat), dims=flat.dims)
+    counts = op.ScatterElements(none, flat, one, axis=1, reduction="add", dims=(n, k))
+    if background is not None:
+        left_out = op.binary("Equal", op.iota(output, axis), background)
+        counts = op.where(left_out, op.const(np.asarray(-1, np.float32)), counts)
+    return arg_max(op, Var(counts.value, op, (n, k)), 1)
+
+
+def _at_size(op: Builder, region: Var, labels: Var) -> Var:
+    """A region of any size at that of the label map."""
+    x = op.Unsqueeze(region, [1], dims=(region.shape[0], 1, *region.shape[1:]))
+    size = op.Concat(op.Shape(x, start=0, end=2), op.Shape(labels, start=1), axis=0)
+    resized = op.Resize(
+        x,
+        None,
+        None,
+        size,
+        mode="nearest",
+        coordinate_transformation_mode="half_pixel",
+        nearest_mode="floor",
+        dims=(region.shape[0], 1, *labels.shape[1:]),
+    )
+    return op.Squeeze(resized, [1], dims=(region.shape[0], *labels.shape[1:]))
