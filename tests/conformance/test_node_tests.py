@@ -1,0 +1,128 @@
+"""Every operator of ONNX's node tests: no gradient is wrong, and the README's table says what is so."""
+
+import dataclasses
+import datetime
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxcam.export.gradients import engine
+
+from . import table
+from .judge import Kind, Outcome, judge
+from .node_tests import NodeTest, node_tests
+from .table import PASS, WRONG, describe, outcomes, recorded, render, verdict
+
+LEAST = 80  #: operators that must pass
+
+
+def test_the_table_lists_every_operator_that_has_such_tests():
+    assert set(recorded()) == set(node_tests())
+    assert sum(row == PASS for row in recorded().values()) >= LEAST
+
+
+@pytest.mark.parametrize("operator", recorded())
+def test_the_outcome_is_the_recorded_one(operator):
+    found = outcomes(operator)
+    row = verdict(operator, found)
+    assert row != WRONG, describe(operator, found)
+    assert row == recorded()[operator], (
+        f"`python benchmarks/conformance.py --write`: {describe(operator, found)}"
+    )
+
+
+# -- the judge ----------------------------------------------------------------------------------
+
+
+def a_test(operator, x):
+    """y = operator(x) as a case."""
+    x = np.asarray(x)
+    word = {"f": "float", "d": "double"}[x.dtype.char]
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 18]> g ({word}[N] x) => ({word}[N] y) {{ y = {operator}(x) }}'
+    )
+    return NodeTest("here", operator, onnx.parser.parse_model(text), (x,), (x,))
+
+
+def replaced(monkeypatch, function):
+    """Another rule for Tanh."""
+    find, wants = engine.find_rule, frozenset(("op", "g"))
+
+    def found(*asked):
+        return dataclasses.replace(find(*asked), function=function, wants=wants)
+
+    monkeypatch.setattr(engine, "find_rule", found)
+
+
+@pytest.mark.parametrize("share", [0, 0.999, 1.001])
+def test_a_rule_that_is_off_by_a_thousandth_is_wrong(monkeypatch, share):
+    replaced(monkeypatch, lambda op, g, output: g * (1 - output * output) * share)
+    (found,) = judge(a_test("Tanh", np.float32([0.3, -1])))
+    assert found.kind == Kind.WRONG
+    assert "slope" in found.note
+
+
+def test_a_rule_of_the_wrong_shape_is_wrong(monkeypatch):
+    replaced(monkeypatch, lambda op, g, output: op.sum(g, [0]))
+    (found,) = judge(a_test("Tanh", np.float32([0.3, -1])))
+    assert found.kind == Kind.WRONG
+    assert "shape (1,) for (2,)" in found.note
+
+
+def test_a_rule_that_onnx_runtime_does_not_run_is_wrong(monkeypatch):
+    replaced(monkeypatch, lambda op, g, output: g * (1 - output * output) + 0 * op.Selu(output, dims=(2,)))
+    (found,) = judge(a_test("Tanh", np.float64([0.3, -1])))  # it has no Selu in float64
+    assert found.kind == Kind.WRONG
+    assert "ONNX Runtime does not run the gradient" in found.note
+    assert found.in_ort is False
+
+
+def test_a_right_rule_passes_in_both():
+    (found,) = judge(a_test("Tanh", np.float32([0.3, -1])))
+    assert (found.kind, found.in_ort, found.exact, found.nudged) == (Kind.PASS, True, True, False)
+
+
+def test_data_on_a_kink_is_moved_off_it():
+    (found,) = judge(a_test("Relu", np.float32([0, 1, -1])))
+    assert (found.kind, found.nudged) == (Kind.PASS, True)
+
+
+def test_what_is_stopped_and_what_has_no_rule_says_why():
+    (found,) = judge(a_test("Floor", np.float32([0.3])))
+    assert (found.kind, found.note) == (
+        Kind.STOPPED,
+        "piecewise constant: its gradient is zero wherever it exists",
+    )
+    held = [o for test in node_tests()["Clip"] if test.name == "test_clip" for o in judge(test)]
+    assert {o.pair: o.note for o in held}["d y / d max"] == "held constant: the bounds are taken as constants"
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "row"),
+    [
+        ([Kind.PASS, Kind.STOPPED], PASS),
+        ([Kind.PASS, Kind.UNEVALUATED], PASS),
+        ([Kind.UNEVALUATED], "cannot be evaluated: Op x: why; more"),
+        ([Kind.PASS, Kind.NO_RULE], "no rule: why"),
+        ([Kind.PASS, Kind.NO_RULE, Kind.WRONG], WRONG),
+        ([Kind.STOPPED], "not differentiable: Op x: why; more"),
+    ],
+)
+def test_an_operator_passes_only_if_all_its_cases_do(kinds, row):
+    assert verdict("Op", [Outcome(kind, "case", "d y / d x", "Op x: why; more") for kind in kinds]) == row
+
+
+def test_the_table_reads_back_as_it_was_written(monkeypatch, tmp_path):
+    verdicts = {"Abs": PASS, "Exp": PASS, "Floor": "not differentiable: steps", "Scan": "no rule: it loops"}
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    table.README.write_text("before\n<!-- table: operators -->\nold\n<!-- /table -->\nafter")
+    table.write(render(verdicts, 9, datetime.date(2026, 1, 2)))
+    assert recorded() == verdicts
+    text = table.README.read_text()
+    assert "4 operators, 9 cases: 2 pass, 1 no rule, 1 not differentiable (2026-01-02; onnx" in text
+    assert text.startswith("before\n")
+    assert text.endswith("<!-- /table -->\nafter")
