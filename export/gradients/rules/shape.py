@@ -68,7 +68,8 @@ def split_input(
 def slice_data(
     op: Builder, g: Var, data: Var, starts: Var, ends: Var, axes: Var | None, steps: Var | None
 ) -> Cotangent:
-    along = op.ints(axes) if axes is not None else tuple(range(len(op.ints(starts) or starts.shape)))
+    count = starts.shape[0]
+    along = op.ints(axes) if axes is not None else tuple(range(count)) if isinstance(count, int) else None
     if along is None:
         raise Unsupported("its input axes is computed at run time")
     strides = (1,) * len(along) if steps is None else op.ints(steps)

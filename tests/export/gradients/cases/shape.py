@@ -36,6 +36,14 @@ SHAPE = [
     case("split evenly", "a, b, c = Split<axis=1, num_outputs=3>(x); d = Mul(a, b); y = Mul(d, c)", x=(2, 6)),
     case("split unevenly", "a, b = Split<axis=1, num_outputs=2>(x); y = Exp(b)", x=(2, 5)),
     case("slice", "y = Slice(x, s, e)", x=(4, 5), s=vector(1, 0), e=vector(3, 4)),
+    case(
+        "slice every axis at bounds that are computed",
+        "y = Slice(x, s, e)",
+        x=(4, 5),
+        s=vector(1, 0),
+        e=vector(3, 4),
+        feeds=("s", "e"),
+    ),
     case("slice an axis", "y = Slice(x, s, e, a)", x=(4, 5), s=vector(-2), e=vector(2**63 - 1), a=vector(-1)),
     case(
         "slice the class token", "y = Slice(x, s, e, a)", x=(2, 5, 3), s=vector(0), e=vector(1), a=vector(1)
