@@ -22,15 +22,12 @@ from .gradients.add import MINIMUM_OPSET
 from .gradients.builder import dims_of
 from .gradients.expand import lift_constants
 from .gradients.registry import schema
+from .shapes import infer_shapes
 
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
 _LOWEST_IR_VERSION = 8  #: what opset 18 asks for
 _BIG = 1024  #: bytes; larger weights never pass through protobuf
-_NO_TENSOR = frozenset(
-    """
-    SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceMap SplitToSequence Optional
-    """.split()
-)
+_UNCONVERTED = "onnxcam.unconverted"  #: where operators wait that ONNX's converter does not know
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | ir.Model | onnx.ModelProto"
 
@@ -121,7 +118,7 @@ def normalize(
         model = _converted(model, opset)
     model.graph.opset_imports.setdefault("", OPSET)
     _name_nodes(model.graph)
-    _infer_shapes(model)
+    infer_shapes(model)
     return model
 
 
@@ -171,6 +168,11 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
         return onnx.version_converter.convert_version(proto, OPSET)
 
     metadata = {v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name}
+    # ONNX Runtime writes operators into ONNX's domain that are not in it, or not at this opset.
+    for node in model.graph.all_nodes():
+        if not node.domain and schema(node.op_type, "", opset) is None:
+            node.domain = _UNCONVERTED
+            model.graph.opset_imports[_UNCONVERTED] = 1
     with _without_big_weights(model) as big:
         try:
             proto = convert(ir.to_proto(model))
@@ -180,6 +182,10 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
                 f"Export it again at opset {OPSET}, or differentiate a simpler part."
             ) from e
     converted = ir.from_proto(proto)
+    for node in converted.graph.all_nodes():
+        if node.domain == _UNCONVERTED:
+            node.domain = ""
+    converted.graph.opset_imports.pop(_UNCONVERTED, None)
     for name, tensor in big.items():
         value = next(v for v in converted.graph.inputs if v.name == name)
         value.const_value = tensor
@@ -200,15 +206,6 @@ def _newer_operators(graph: ir.Graph, opset: int) -> list[str]:
     """Operators that :data:`OPSET` lacks or that its converter cannot bring down."""
     used = {n.op_type for n in graph.all_nodes() if not n.domain} if opset > OPSET else set()
     return sorted(t for t in used if schema(t, "", OPSET) is None or t == "GroupNormalization")
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    """Shapes from ONNX's own inference; what the file says already stays."""
-    others = [v for n in model.graph.all_nodes() if n.op_type in _NO_TENSOR for v in n.outputs]
-    types = {v: (v.type, v.shape) for v in others}
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    for v, before in types.items():  # the pass takes a sequence for a tensor of its elements' type
-        v.type, v.shape = before
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from onnxcam import Explainer, preprocess
-from onnxcam.errors import NoGradientRule
 
 pytest.importorskip("onnx_ir")
 
@@ -144,13 +143,3 @@ def test_squeezenets_map_is_its_own_class_map(explainers):
     (maps,) = session.run(["cam.activations.conv10_2"], {"data_0": tensor[None]})
     expected = maps[0, result.class_ids[0]] / maps[0, result.class_ids[0]].max()
     np.testing.assert_allclose(result.maps[0] / result.maps[0].max(), expected, atol=1e-5)
-
-
-def test_the_quantised_file_is_refused_with_its_operators(tmp_path):
-    with pytest.raises(
-        NoGradientRule, match=r"(?s)QuantizeLinear .*DequantizeLinear .*The file is quantised"
-    ):
-        rewrite_onnx(
-            DATA / "models" / "mobilenet_v2_qdq.onnx", tmp_path / "out.cam.onnx", preprocess=MOBILENET
-        )
-    assert list(tmp_path.iterdir()) == []

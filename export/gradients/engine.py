@@ -7,7 +7,7 @@ what turned out unused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,9 +16,11 @@ from ...errors import LayerNotOnPath, NoGradientRule, ShapeUnknown
 from . import rules as _rules  # noqa: F401  (importing it fills the registry)
 from .builder import Builder, Dims, Var, dims_of
 from .cotangent import Cotangent, Window, dense, total, window
+from .definitions import NoDefinition
 from .expand import expand
 from .locality import input_axes
-from .registry import Rule, Unsupported, call, find_rule, input_name, stop_reason, why_not
+from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized
+from .registry import Rule, Unsupported, call, find_rule, input_name, like_input, stop_reason, why_not
 
 #: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
 #: down to the input's. (MatMul broadcasts all but its last two axes, and Gemm only its C.)
@@ -100,6 +102,8 @@ class _Walk:
         self.reached = set(wrt)
         self._links: list[tuple[Iterable[ir.Value | None], Sequence[ir.Value]]] = []
         self._of = frozenset(of)
+        self._requantized = requantized(op.graph)
+        self._recomputed: dict[ir.Value, ir.Value] = {}
         ancestors = _ancestors(self._of)
         self.steps = self._plan([n for n in op.graph if n in ancestors])
 
@@ -125,25 +129,66 @@ class _Walk:
                 continue
             names = [input_name(node, i, opset) for i in indices]
             missing = {n: reason for n in names if (reason := why_not(node, n, opset)) is not None}
-            # Behind a gap whole numbers count too (a quantised file's): every gap is to be found.
-            whole = any(not _is_float(v) for i in indices if (v := node.inputs[i]) is not None)
+            # Whole numbers carry a gradient where they come from a quantised tensor, and behind a gap, so
+            # that every gap is found.
+            whole = node.op_type in QUANTIZING or any(
+                not _is_float(v) for i in indices if (v := node.inputs[i]) is not None
+            )
             outputs = [v for v in node.outputs if whole or _is_float(v)]
             if not missing:
                 steps.append(Step(node, indices))
             else:
                 before = len(self.op.added)
-                with self.op.working_on(f"definition of {node.op_type}", node.name or ""):
-                    body = expand(self.op, node)
+                body = None
+                try:
+                    with self.op.working_on(f"definition of {node.op_type}", node.name or ""):
+                        body = expand(self.op, node)
+                except NoDefinition as e:
+                    missing = dict.fromkeys(missing, str(e))
                 if body is None:
                     self.gaps += [Gap(node, n, reason, opset) for n, reason in missing.items()]
                     outputs = list(node.outputs)
                 else:
+                    self._note_results(node, body)
                     steps += self._plan(self.op.added[before:])
                     steps.append(Step(node, indices, body))
                     outputs = [v for v in outputs if body.get(v) in self.reached]
             self.reached.update(outputs)
             self._links.append(([node.inputs[i] for i in indices], outputs))
         return steps
+
+    def _note_results(self, node: ir.Node, body: Mapping[ir.Value, ir.Value]) -> None:
+        """What a definition recomputes is there already; so is what it quantises, up to rounding."""
+        for there, again in body.items():
+            made = again.producer()
+            if again in node.inputs or made is None:
+                continue
+            self._recomputed[again] = there
+            if made.op_type == "QuantizeLinear" and made.inputs[0] is not None:
+                self._requantized[made.inputs[0]] = dequantized(there) or there
+
+    def view(self, node: ir.Node, index: int, g: Var) -> Callable[[ir.Value], Var]:
+        """How a rule for one input of a node sees the node's tensors.
+
+        What a definition recomputes is the result that is there already; what only a quantised tensor is
+        made of is that tensor, dequantised; and whole numbers that carry a gradient are real ones.
+        """
+        alike = like_input(node, index, self.op.opset)
+
+        def seen(value: ir.Value) -> Var:
+            whole = value in alike
+            while value in self._recomputed:
+                whole = whole or is_real(value)
+                value = self._recomputed[value]
+            stand_in = self._requantized.get(value, value)
+            x = self.op.wrap(stand_in)
+            if is_real(stand_in):
+                return x
+            if stand_in is not value:
+                return dequantize(self.op, x)
+            return self.op.cast(x, g.dtype) if whole else x
+
+        return seen
 
     def _carrying(self, node: ir.Node) -> tuple[int, ...]:
         """The inputs through which the score depends on the values asked for."""
@@ -193,7 +238,7 @@ def _reverse(
             assert rule is not None
             try:
                 with op.working_on(rule.name, node.name or node.op_type):
-                    g = _apply(op, rule, node, index, gs)
+                    g = _apply(walk, rule, node, index, gs)
             except Unsupported as e:
                 walk.gaps.append(Gap(node, wrt_name, str(e), op.opset))
                 continue
@@ -205,15 +250,17 @@ def _reverse(
     return found
 
 
-def _apply(op: Builder, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:
+def _apply(walk: _Walk, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:
     """One rule, on a stretch of the tensors if the gradient is zero elsewhere and the node allows it."""
+    op = walk.op
     alone = gs[0] if sum(g is not None for g in gs) == 1 else None
     if isinstance(alone, Window):
         axes = input_axes(node, alone.axis)
         if axes is not None and not _ambiguous(node, axes):
-            return _apply_on_stretch(op, rule, node, index, alone, axes)
+            return _apply_on_stretch(walk, rule, node, index, alone, axes)
     full = [None if g is None else dense(op, g) for g in gs]
-    g = call(rule, op, node, index, full, op.wrap)
+    first = next(g for g in full if g is not None)
+    g = call(rule, op, node, index, full, walk.view(node, index, first))
     value = node.inputs[index]
     assert value is not None
     if isinstance(g, Window):
@@ -222,13 +269,15 @@ def _apply(op: Builder, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cota
 
 
 def _apply_on_stretch(
-    op: Builder, rule: Rule, node: ir.Node, index: int, g: Window, axes: Sequence[int | None]
+    walk: _Walk, rule: Rule, node: ir.Node, index: int, g: Window, axes: Sequence[int | None]
 ) -> Cotangent:
+    op = walk.op
+    seen = walk.view(node, index, g.part)
     where = {v: a for v, a in zip(node.inputs, axes, strict=True) if v is not None}
     where |= dict.fromkeys(node.outputs, g.axis)
 
     def view(value: ir.Value) -> Var:
-        x, axis = op.wrap(value), where.get(value)
+        x, axis = seen(value), where.get(value)
         return x if axis is None else op.slice(x, [g.start], [g.end], [axis])
 
     part = call(rule, op, node, index, [g.part, *[None] * (len(node.outputs) - 1)], view)
@@ -331,11 +380,9 @@ def _gap_message(gaps: Sequence[Gap], wrt: Sequence[ir.Value], name: str) -> str
     layers = ", ".join(repr(v.name) for v in wrt)
     listed = "\n".join(dict.fromkeys(str(g) for g in gaps))
     count = len({g.node for g in gaps})
-    quantised = any("Quantize" in g.node.op_type or "Integer" in g.node.op_type for g in gaps)
     return (
         f"{count} operator{'s' if count > 1 else ''} between {layers} and {name!r} "
         f"cannot be differentiated:\n{listed}\n"
-        f"{'The file is quantised: explain its floating-point original. ' * quantised}"
         "Choose a later layer (`onnxcam layers MODEL` lists those that work), a score that lies before "
         'them, or add the rules: README, "Adding a gradient rule".'
     )

@@ -1,7 +1,9 @@
-"""An operator without a rule, replaced by ONNX's own definition of it.
+"""An operator without a rule, replaced by its definition.
 
-Many operators are defined by ONNX as a function of simpler ones. The body is computed once more
-beside the forward node, which stays as it is, and the gradient is taken through the body.
+Many operators are defined by ONNX as a function of simpler ones; :mod:`.definitions` does the same for
+others. The body is computed once more beside the forward node, which stays as it is, and the gradient is
+taken through the body. What rules read of the body's results is the node's own result, so that of the
+second computation only what they need in between stays.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import onnx.reference
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from . import definitions
 from .builder import NODE_PREFIX, Builder, Dim, dims_of, is_static
 from .registry import constant, schema
 
@@ -29,13 +32,15 @@ def expand(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
         node: a node of an operator without a rule.
 
     Returns:
-        For each output of ``node`` the value that recomputes it, or None if ONNX has no body for
-        this operator at this opset.
+        For each output of ``node`` the value that recomputes it, or None if nobody defines this operator
+        at this opset.
+
+    Raises:
+        NoDefinition: there is a definition, but not of this form of the operator.
     """
-    function = _definition(node, op.opset)
-    if function is None:
+    graph = definition(node, op.opset)
+    if graph is None:
         return None
-    graph = _inlined(node, function, op.opset)
     known = {v.name: v for v in node.inputs if v is not None}
     for name, value in graph.initializers.items():
         if name not in known:
@@ -60,6 +65,17 @@ def expand(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
         op.graph.append(made)
         op.added.append(made)
     return {v: known[v.name] for v in node.outputs if v.name}
+
+
+def definition(node: ir.Node, opset: int) -> ir.Graph | None:
+    """A node's definition as a graph of its own, with the names of the node and with shapes.
+
+    Raises:
+        NoDefinition: see :func:`expand`.
+    """
+    ours = definitions.find(node)
+    function = _definition(node, opset) if ours is None else ours.function(node, opset, _DOMAIN)
+    return None if function is None else _inlined(node, function, opset)
 
 
 def _definition(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
@@ -90,15 +106,19 @@ def _definition(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
 
 
 def _inlined(node: ir.Node, function: onnx.FunctionProto, opset: int) -> ir.Graph:
-    """The body as a graph of its own, at the model's opset, with the names of the node and with shapes."""
     call = ir.serde.serialize_node(node)
     call.domain = _DOMAIN
     found = schema(node.op_type, node.domain, opset)
-    assert found is not None
-    given = {a.name for a in call.attribute}
-    call.attribute.extend(
-        a.default_value for name, a in found.attributes.items() if name not in given and a.default_value.name
-    )
+    if definitions.find(node) is not None:  # its attributes are in its body
+        del call.attribute[:]
+        call.output[:] = [name for name in call.output if name]
+    elif found is not None:
+        given = {a.name for a in call.attribute}
+        call.attribute.extend(
+            a.default_value
+            for name, a in found.attributes.items()
+            if name not in given and a.default_value.name
+        )
     values = {v.name: v for v in node.inputs if v is not None and v.name}
     # Axes and sizes say what shapes come out; weights do not, and may be large.
     sizes = {
@@ -108,7 +128,7 @@ def _inlined(node: ir.Node, function: onnx.FunctionProto, opset: int) -> ir.Grap
         [call],
         "body",
         [onnx.helper.make_value_info(n, _type_of(v)) for n, v in values.items() if n not in sizes],
-        [ir.serde.serialize_value(v) for v in node.outputs if v.name],
+        [_declared(v) for v in node.outputs if v.name],
         [onnx.numpy_helper.from_array(a, n) for n, a in sizes.items()],
     )
     model = onnx.helper.make_model(
@@ -192,6 +212,13 @@ def _known_shape(value: ir.Value, symbols: set[Dim]) -> ir.Shape | None:
     return (
         None if dims is None else ir.Shape([d if isinstance(d, int) or d in symbols else None for d in dims])
     )
+
+
+def _declared(value: ir.Value) -> onnx.ValueInfoProto:
+    """A result as the body's output; whole numbers may be defined as the real numbers that they are."""
+    if value.dtype is None or value.dtype.is_floating_point():
+        return ir.serde.serialize_value(value)
+    return onnx.helper.make_empty_tensor_value_info(value.name or "")
 
 
 def _type_of(value: ir.Value | None) -> onnx.TypeProto:

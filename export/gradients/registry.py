@@ -31,6 +31,7 @@ import onnx_ir as ir
 
 from .builder import Builder, Var
 from .cotangent import Cotangent
+from .definitions import signature
 from .geometry import GEOMETRY_NAMES, geometry
 
 _SPECIAL = frozenset(("op", "g", "gs", "index"))
@@ -150,7 +151,8 @@ def _formal(op_type: str, domain: str, opset: int, outputs: bool) -> tuple[tuple
     """Formal names of inputs or outputs, and whether the last is variadic."""
     found = schema(op_type, domain, opset)
     if found is None:
-        return (), False
+        ours = signature(op_type, domain)
+        return (ours[int(outputs)], ours[2] and not outputs) if ours is not None else ((), False)
     formals = found.outputs if outputs else found.inputs
     variadic = bool(formals) and formals[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
     return tuple(f.name for f in formals), variadic
@@ -162,6 +164,21 @@ def input_name(node: ir.Node, index: int, opset: int) -> str:
     if index < len(names):
         return names[index]
     return names[-1] if variadic else f"input {index}"
+
+
+def like_input(node: ir.Node, index: int, opset: int) -> set[ir.Value]:
+    """The inputs and outputs of a node that must have the element type of its input ``index``."""
+    found = schema(node.op_type, node.domain, opset)
+    if found is None:
+        return set()
+    kinds = [[f.type_str for f in formals] for formals in (found.inputs, found.outputs)]
+    wanted = kinds[0][min(index, len(kinds[0]) - 1)]
+    return {
+        value
+        for of_side, values in zip(kinds, (node.inputs, node.outputs), strict=True)
+        for k, value in enumerate(values)
+        if value is not None and of_side[min(k, len(of_side) - 1)] == wanted
+    }
 
 
 class Unsupported(Exception):

@@ -8,6 +8,7 @@ from . import (
     normalization,
     pointwise,
     pooling,
+    quantization,
     reduction,
     shape,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "normalization",
     "pointwise",
     "pooling",
+    "quantization",
     "reduction",
     "shape",
 ]

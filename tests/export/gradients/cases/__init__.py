@@ -10,6 +10,7 @@ from .linear import LINEAR
 from .normalization import NORMALIZATION
 from .pointwise import POINTWISE
 from .pooling import POOLING
+from .quantization import QUANTIZATION
 from .reduction import REDUCTION
 from .shape import SHAPE
 
@@ -23,6 +24,7 @@ CASES: list[Case] = [
     *REDUCTION,
     *NORMALIZATION,
     *EXPANDED,
+    *QUANTIZATION,
 ]
 
 __all__ = ["CASES", "CONVOLUTION", "EXPANDED", "POOLING", "vector"]

@@ -1,0 +1,136 @@
+"""Which tensors of a graph are quantised, and what they stand for.
+
+A file in QDQ form computes ``DequantizeLinear, an operator, QuantizeLinear`` over and over, and ONNX Runtime
+runs each such group as one integer kernel. Inside a group there is no floating-point tensor then, and whoever
+reads one breaks the group up. What the group has computed is read behind it instead: from the quantised
+result, dequantised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from . import definitions
+from .builder import Builder, Var
+from .definitions import NoDefinition
+
+#: Operators that make whole numbers of real ones, up to rounding: the gradient goes through them.
+QUANTIZING = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+#: Operators whose result holds the numbers of their first tensor (of ``inputs``, where they are several).
+_MOVING = frozenset(
+    """
+    Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Gather GatherND GatherElements Pad
+    Expand Tile MaxPool GlobalMaxPool ReduceMax ReduceMin Max Min Relu Clip DepthToSpace SpaceToDepth Resize
+    NhwcMaxPool Where
+    """.split()
+)
+_REAL = frozenset((ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the numbers of a tensor are to be read: ``(x - zero_point) * scale``.
+
+    Attributes:
+        scale: one number for the whole tensor, or one for each entry of an axis.
+        zero_point: of the tensor's own type; None for 0.
+        axis: where there are several scales.
+    """
+
+    scale: ir.Value
+    zero_point: ir.Value | None
+    axis: int = 1
+
+
+def is_real(value: ir.Value) -> bool:
+    """Whether a value can be calculated with; quantised ones, the 8-bit floats among them, cannot."""
+    return value.dtype is None or value.dtype in _REAL
+
+
+def requantized(graph: ir.Graph, ours: Collection[ir.Node] = ()) -> dict[ir.Value, ir.Value]:
+    """For each floating-point value that is read by QuantizeLinear alone: what is read in its place.
+
+    Args:
+        graph: the graph.
+        ours: nodes that do not count as readers.
+
+    Returns:
+        The output of the DequantizeLinear behind it, or the quantised tensor if there is none.
+    """
+    found: dict[ir.Value, ir.Value] = {}
+    for node in graph:
+        source = node.inputs[0] if node.op_type == "QuantizeLinear" and node.inputs else None
+        if source is None or source in found or source.is_graph_output() or source.producer() is None:
+            continue
+        readers = [n for n in source.consumers() if n not in ours]
+        if all(n.op_type == "QuantizeLinear" and n.inputs[0] is source for n in readers):
+            found[source] = dequantized(node.outputs[0]) or node.outputs[0]
+    return found
+
+
+def dequantized(value: ir.Value) -> ir.Value | None:
+    """The output of a DequantizeLinear that reads a quantised tensor; None if there is none."""
+    for node in value.consumers():
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is value:
+            return node.outputs[0]
+    # Nodes of no effect may stand between: some exporters write Cast and Identity there.
+    for node in value.consumers():
+        if node.op_type in ("Identity", "Cast") and node.outputs[0].dtype == value.dtype:
+            found = dequantized(node.outputs[0])
+            if found is not None:
+                return found
+    return None
+
+
+def quantization(value: ir.Value) -> Quantization | None:
+    """How a quantised tensor is to be read, from the node that quantised it; None where that is not known."""
+    node = value.producer()
+    if node is None or is_real(value):
+        return None
+    if node.op_type == "QuantizeLinear":
+        return _from(node.inputs[1:3], node.attributes.get_int("axis", 1))
+    if node.op_type == "DynamicQuantizeLinear":
+        return Quantization(node.outputs[1], node.outputs[2])
+    if node.op_type in _MOVING or (node.op_type == "Cast" and _first(node) is not None):
+        source = _first(node)
+        found = quantization(source) if source is not None and source.dtype == value.dtype else None
+        return found if found is not None and _is_single(found.scale) else None
+    own = definitions.find(node)
+    if own is None:
+        return None
+    try:
+        body = own.function(node, 18, "body")
+    except NoDefinition:
+        return None
+    made = {name: n for n in body.node for name in n.output}
+    last = made.get(own.outputs[node.outputs.index(value)])
+    if last is None or last.op_type != "QuantizeLinear":
+        return None
+    actual = dict(zip(body.input, node.inputs, strict=False))
+    return _from([actual.get(name) for name in last.input[1:]], 1)
+
+
+def dequantize(op: Builder, x: Var) -> Var:
+    """A quantised tensor whose quantization is known, in real numbers."""
+    how = quantization(x.value)
+    assert how is not None
+    operands = [op.wrap(v) for v in (how.scale, how.zero_point) if v is not None]
+    made = op.DequantizeLinear(x, *operands, axis=None if operands[0].rank == 0 else how.axis, dims=x.dims)
+    made.value.type = ir.TensorType(operands[0].dtype)
+    return made
+
+
+def _from(operands: Iterable[ir.Value | None], axis: int) -> Quantization | None:
+    scale, zero_point, *_ = [*operands, None]
+    return None if scale is None else Quantization(scale, zero_point, axis)
+
+
+def _first(node: ir.Node) -> ir.Value | None:
+    return node.inputs[int(node.op_type == "Where")] if node.inputs else None
+
+
+def _is_single(scale: ir.Value) -> bool:
+    return scale.shape is not None and all(d == 1 for d in scale.shape)

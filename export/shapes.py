@@ -1,0 +1,80 @@
+"""Shapes of a graph's values: by ONNX's inference, and through definitions where that ends."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from .gradients import definitions
+from .gradients.definitions import NoDefinition
+from .gradients.registry import schema
+
+_BODY = "onnxcam.shapes"
+_NO_TENSOR = frozenset(
+    """
+    SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceMap SplitToSequence Optional
+    """.split()
+)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Note types and shapes in a model, in place; what the file says already stays.
+
+    ONNX's inference ends at an operator of another domain, such as ONNX Runtime's FusedConv. Where such an
+    operator is defined by ONNX's own, a copy of the graph is made in which the definition stands in its
+    place, and what is inferred there holds here. The copy shares the weights.
+    """
+    _infer(model)
+    if not any(_is_foreign(node) for node in model.graph):
+        return
+    plain = model.clone()
+    while _substitute(plain):
+        passes.InlinePass()(plain)
+        _infer(plain)
+    known = {v.name: v for node in plain.graph for v in node.outputs if v.name}
+    for value in [v for node in model.graph for v in node.outputs]:
+        found = known.get(value.name)
+        if found is not None and value.shape is None:
+            value.shape = found.shape
+        if found is not None and value.type is None:
+            value.type = found.type
+
+
+def _infer(model: ir.Model) -> None:
+    others = [v for n in model.graph.all_nodes() if n.op_type in _NO_TENSOR for v in n.outputs]
+    types = {v: (v.type, v.shape) for v in others}
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    for v, before in types.items():  # the pass takes a sequence for a tensor of its elements' type
+        v.type, v.shape = before
+
+
+def _is_foreign(node: ir.Node) -> bool:
+    opset = node.graph.opset_imports.get("", 18) if node.graph is not None else 18
+    return definitions.find(node) is not None and schema(node.op_type, node.domain, opset) is None
+
+
+def _substitute(model: ir.Model, every: bool = False) -> bool:
+    """Turn foreign nodes into calls of their definitions, in place; whether there were any that could be.
+
+    Args:
+        model: its functions are to be inlined.
+        every: not foreign ones alone, but all that have a definition among :mod:`.gradients.definitions`.
+    """
+    opset = model.graph.opset_imports.get("", 18)
+    model.graph.opset_imports[_BODY] = 1
+    before = len(model.functions)
+    for k, node in enumerate(list(model.graph)):
+        found = definitions.find(node) if every or _is_foreign(node) else None
+        if found is None:
+            continue
+        try:
+            proto = found.function(node, opset, _BODY)
+        except NoDefinition:
+            continue  # perhaps for want of a shape that the next round knows
+        proto.name = f"{node.op_type}_{k}"
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
+        named = [v for v in node.outputs if v.name]
+        call = ir.Node(_BODY, proto.name, node.inputs, num_outputs=len(named), name=node.name)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [call], named, call.outputs)
+    return len(model.functions) > before
