@@ -49,7 +49,10 @@ class Candidate:
 
 
 def list_layers(
-    source: ModelSource, score: str | Mapping[str, Any] | ScoreSpec | None = None
+    source: ModelSource,
+    score: str | Mapping[str, Any] | ScoreSpec | None = None,
+    *,
+    probability: bool = False,
 ) -> list[Candidate]:
     """The tensors of a model that can be explained, best first.
 
@@ -58,6 +61,7 @@ def list_layers(
     Args:
         source: a path, bytes, or a model.
         score: what to explain; see :func:`onnxcam.export.rewrite_onnx`.
+        probability: the same.
 
     Raises:
         NotOnnx, ScoreError, ModelError: see :func:`onnxcam.export.rewrite_onnx`.
@@ -65,7 +69,7 @@ def list_layers(
     model = load(source)
     names = Names(model.graph)
     model = normalize(model)
-    found = find_score(model.graph, score)
+    found = find_score(model.graph, score, probability)
     return candidates(model.graph, found, names)
 
 

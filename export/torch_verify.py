@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..contract import Record
+from ..contract import CLASS, Record, Score
 from ..errors import VerificationError
 from .torch_capture import Captured, Target, capturing, outputs_by_name
 from .verify import TOLERANCE, relative_error, run
@@ -98,13 +98,10 @@ def _compare(
         outputs = outputs_by_name(model(*args, **kwargs))
     found = run(os.fspath(draft), _feeds(captured, args, kwargs))
     output_error = max(_checked_output(n, found[n], t.detach().cpu().numpy()) for n, t in outputs.items())
-    table = outputs[score.output].flatten(1)
-    # The file's own top class: in half precision two classes may tie.
-    top = torch.as_tensor(found[score.output], device=table.device).flatten(1).argmax(1, keepdim=True)
-    if targets is not None and (score.activation is None or score.probability):
-        gradients = _gradients(table, top, kept)
+    if targets is not None and score.output in outputs and (score.activation is None or score.probability):
+        gradients = _gradients(explained(score, outputs[score.output], found), kept)
     else:
-        gradients = _program_gradients(captured, args, kwargs, record, top)
+        gradients = _program_gradients(captured, args, kwargs, record, found)
     errors = [
         _checked_gradient(layer.name, found[layer.gradients], gradient.detach().cpu().numpy())
         for layer, gradient in zip(record.layers, gradients, strict=True)
@@ -113,14 +110,35 @@ def _compare(
     return output_error, max(errors) if errors else None
 
 
-def _gradients(
-    table: torch.Tensor, classes: torch.Tensor, tensors: Sequence[torch.Tensor]
-) -> Sequence[torch.Tensor | None]:
-    """The gradients of one score of each image."""
-    picked = table.gather(1, classes).sum()
-    if not picked.requires_grad:
+def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> torch.Tensor | None:
+    """The sum over the batch of what a file explains where nothing is fed, from the tensor it differentiates.
+
+    The choices are the file's own: in half precision two classes may tie. None for a detection, whose head
+    the record does not keep.
+    """
+
+    def fetched(name: str) -> torch.Tensor:
+        return torch.as_tensor(found[name], device=tensor.device)
+
+    if score.task == "embedding":
+        return tensor.flatten(1).norm(dim=1).sum()
+    if score.task == "segmentation":
+        axis = next(k for k in (1, 3) if tensor.shape[k] == score.classes)
+        region = tensor.argmax(axis) == fetched(CLASS)[:, None, None]
+        maps = tensor.take_along_dim(fetched(CLASS).reshape(-1, *[1] * (tensor.ndim - 1)), axis).squeeze(axis)
+        return (maps * region).sum()
+    if score.task == "detection":
+        return None
+    table = tensor.reshape(len(tensor), -1)
+    classes = fetched(CLASS) if CLASS in found else fetched(score.output).reshape(len(tensor), -1).argmax(1)
+    return table.gather(1, classes[:, None]).sum()
+
+
+def _gradients(score: torch.Tensor | None, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
+    """The gradients of a score."""
+    if score is None or not score.requires_grad:
         return [None] * len(tensors)
-    return torch.autograd.grad(picked, tensors, allow_unused=True)
+    return torch.autograd.grad(score, tensors, allow_unused=True)
 
 
 class _Watching(torch.fx.Interpreter):
@@ -139,7 +157,11 @@ class _Watching(torch.fx.Interpreter):
 
 
 def _program_gradients(
-    captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], record: Record, classes: torch.Tensor
+    captured: Captured,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    record: Record,
+    found: Mapping[str, Any],
 ) -> Sequence[torch.Tensor | None]:
     """torch.autograd's gradients where score or layer is no module's output: through torch's own program.
 
@@ -157,7 +179,7 @@ def _program_gradients(
     if any(n not in watching.kept for n in names):
         return [None] * len(record.layers)
     score, *layers = (watching.kept[n] for n in names)
-    return _gradients(score.flatten(1), classes, layers)
+    return _gradients(explained(record.score, score, found), layers)
 
 
 def _checked_output(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:

@@ -28,7 +28,7 @@ class Batch:
 
 
 def explain_files(
-    explainer: Explainer, paths: Sequence[str], targets: Sequence[int | str] = (), batch: int = 8, **how: Any
+    explainer: Explainer, paths: Sequence[str], targets: Sequence[Any] = (), batch: int = 8, **how: Any
 ) -> Iterator[Batch]:
     """Explain files; those that are no images, or damaged, are reported instead.
 
@@ -37,7 +37,7 @@ def explain_files(
     Args:
         explainer: open.
         paths: of the photos.
-        targets: classes to explain in every photo; none: each one's top class.
+        targets: what to explain in every photo (see :mod:`onnxcam.targets`); none: each one's top class.
         batch: how many photos are in memory at once, twice.
         how: ``method``, ``layers`` and ``fuse`` of :meth:`Explainer.explain`.
 

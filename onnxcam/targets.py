@@ -343,10 +343,15 @@ _KINDS: dict[type, Callable[[Any, _File], _Row]] = {
 
 def _only(what: str, task: str, file: _File) -> None:
     if file.score.task != task:
+        own = file.score.task
         raise TargetError(
-            f"{what} is a target of a {task}, and this file explains a {file.score.task}. "
+            f"{what} is a target of {_article(task)}, and this file explains {_article(own)}. "
             f'Rewrite the model with `score={{"task": "{task}"}}` (`--task {task}`) if that is what it does.'
         )
+
+
+def _article(task: str) -> str:
+    return f"an {task}" if task[0] in "aeiou" else f"a {task}"
 
 
 def _named(file: _File, index: int) -> str:

@@ -171,9 +171,10 @@ def _yolo(graph: ir.Graph, spec: ScoreSpec) -> _Head:
 def _detr(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     boxes = _boxes_output(graph, spec)
     others = [v for v in graph.outputs if v is not boxes and _ranked(v, 3)]
-    scores = find_tensor(graph, spec.output) if spec.output is not None or len(others) != 1 else others[0]
-    dims = dims_of(scores)
-    if boxes is None or dims is None or len(dims) != 3 or not isinstance(dims[2], int):
+    named = find_tensor(graph, spec.output) if spec.output is not None else None
+    scores = named or (others[0] if len(others) == 1 else None)
+    dims = None if scores is None else dims_of(scores)
+    if boxes is None or scores is None or dims is None or len(dims) != 3 or not isinstance(dims[2], int):
         raise ScoreError(
             f"The head {spec.head!r} has class scores [N, A, K] and boxes [N, A, 4]; the outputs are "
             f"{', '.join(f'{v.name!r} {list(dims_of(v) or ())}' for v in graph.outputs)}. Name them: "

@@ -24,14 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--method", default="gradcam", metavar="NAME", help="see `onnxcam methods` (default: gradcam)"
     )
-    parser.add_argument(
-        "-t",
-        "--target",
-        action="append",
-        dest="targets",
-        metavar="CLASS",
-        help="class index or label, for every photo; may be repeated (default: each photo's top class)",
-    )
+    options.add_targets(parser)
     options.add_layers(parser, "which of the file's layers; may be repeated (default: all, fused)")
     parser.add_argument(
         "--fuse", choices=("mean", "max", "product"), default="mean", help="of several layers (default: mean)"
@@ -89,7 +82,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.progress("explaining") as update, folder:
         done = 0
         update(done, len(paths))
-        for batch in explain_files(explainer, paths, options.targets(args.targets), args.batch, **how):
+        for batch in explain_files(explainer, paths, options.targets(args), args.batch, **how):
             for path, reason in batch.skipped:
                 folder.skip(path, reason)
                 terminal.warn(f"skipped: {reason}")
@@ -115,6 +108,7 @@ def _about(args: argparse.Namespace, explainer: Any) -> dict[str, Any]:
         "score": {
             "output": score.output,
             "activation": score.activation,
+            "task": score.task,
             "explained": "probability" if score.probability else "logit" if score.activation else "output",
         },
         "providers": list(explainer.providers),

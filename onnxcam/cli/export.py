@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             example_inputs(inputs),
             Path(target),
             args.layers or "auto",
-            score=args.score,
+            score=options.score(args),
             probability=args.probability,
             preprocess=preprocess,
             labels=labels,

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Score
 from . import options
 from .terminal import Terminal, shape_text, size_text
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from onnxcam import methods
-    from onnxcam.contract import CLASS_INDEX
+    from onnxcam.contract import CHOICES
     from onnxcam.session import Session
 
     session = Session(args.model, "cpu")
@@ -47,13 +48,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     else:
         explained = f"the logit before the {score.activation}" if score.activation else "the output itself"
     labels = record.labels
+    shapes = {seed.input: seed.shape for seed in score.seeds}
     terminal.facts(
         [
             ("file", f"{args.model} ({size_text(size)})"),
             ("sha256", digest),
             ("source", " ".join(filter(None, (record.source.name, record.source.sha256))) or "not recorded"),
             ("made by", f"onnxcam {record.tool_version}, schema {record.schema}"),
-            ("score", f"{score.output}, {score.classes or 'an unknown number of'} classes"),
+            ("score", _score(score)),
             ("explained", explained),
             ("labels", f"{len(labels)}: {', '.join(labels[:3])}, ..." if labels else "not recorded"),
             ("preprocessing", _preprocess(record.preprocess)),
@@ -81,9 +83,33 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             for kind, found in tensors.items()
             for t in found
         ]
-        + [("optional", CLASS_INDEX, "int64", "N (-1, the default: each image's top class)")],
+        + [
+            (
+                "optional",
+                i.name,
+                str(i.dtype),
+                _MEANING.get(name) or f"{shape_text(shapes[name])} (weights)",
+            )
+            for name in (*CHOICES[score.task], *shapes)
+            for i in [session.choices[name]]
+        ],
     )
     return 0
+
+
+_MEANING = {
+    CLASS_INDEX: "N (-1, the default: each image's top class)",
+    REGION: "N×h×w over the image (default: the pixels of the class)",
+    BOX: "N×4: x1, y1, x2, y2 in the model's input (default: the best)",
+    REFERENCE: "N×D (default: the image's own)",
+}
+
+
+def _score(score: Score) -> str:
+    classes = f"{score.classes or 'an unknown number of'} classes"
+    if score.task == "classification":
+        return f"{score.output}, {classes}"
+    return f"{score.output}, {score.task}" + (f", {classes}" if score.task != "embedding" else "")
 
 
 def _preprocess(how: Any) -> str:

@@ -14,7 +14,7 @@ _SHOWN = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="an ONNX file")
-    parser.add_argument("--score", metavar="OUTPUT", help="the output with one score per class")
+    options.add_score(parser)
     parser.add_argument("--all", action="store_true", help=f"all of them, not the first {_SHOWN}")
     options.add_json(parser, "all layers")
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.busy(f"reading {args.model}"):
         from onnxcam.export import list_layers
 
-        found = list_layers(args.model, args.score)
+        found = list_layers(args.model, options.score(args), probability=args.probability)
     if args.json:
         terminal.json([{**dataclasses.asdict(layer), "grid": layer.grid} for layer in found])
         return 0

@@ -24,12 +24,44 @@ def add_layers(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--score", metavar="OUTPUT", help="the output with one score per class")
+    parser.add_argument("--score", metavar="OUTPUT", help="the output, or any tensor, to explain")
+    parser.add_argument(
+        "--task",
+        choices=("classification", "regression", "segmentation", "detection", "embedding"),
+        help="what that output is (default: told by its shape)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=("yolov5", "yolov8", "yolox", "detr", "rtdetr", "nms"),
+        help='how a detector keeps its boxes (README, "Which score")',
+    )
+    parser.add_argument("--boxes", metavar="OUTPUT", help="a detector's output of boxes, if it has one")
+    parser.add_argument(
+        "--background", type=int, metavar="CLASS", help="a segmentation's class that is nobody's top class"
+    )
+    parser.add_argument(
+        "--seed",
+        nargs="?",
+        const=True,
+        action="append",
+        metavar="OUTPUT",
+        help="take weights of any linear functional at run time: of the score, or of the named outputs; "
+        "may be repeated",
+    )
     parser.add_argument(
         "--probability",
         action="store_true",
         help="explain the probability, not the logit before a final softmax or sigmoid",
     )
+
+
+def score(args: argparse.Namespace) -> dict[str, Any] | str | None:
+    """What the options of :func:`add_score` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
+    fields = {name: getattr(args, name) for name in ("task", "head", "boxes", "background")}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if args.seed:
+        fields["seed"] = True if args.seed == [True] else [args.score if s is True else s for s in args.seed]
+    return {"output": args.score, **fields} if fields else args.score
 
 
 def add_preprocess(parser: argparse.ArgumentParser, what: str) -> None:
@@ -110,9 +142,75 @@ def labels(path: str | None) -> list[str] | None:
     return [str(entry[-1]) if isinstance(entry, list) and entry else str(entry) for entry in data]
 
 
-def targets(values: Sequence[str] | None) -> list[int | str]:
-    """What ``--target`` says: a whole number is a class index, all else a label."""
-    return [int(v) if v.strip().lstrip("-").isdecimal() else v for v in values or ()]
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-t",
+        "--target",
+        action="append",
+        dest="targets",
+        metavar="CLASS",
+        help="class index or label, for every photo; may be repeated (default: each photo's top class)",
+    )
+    parser.add_argument(
+        "--against",
+        action="append",
+        metavar="CLASS",
+        help="why the target and not this class; may be repeated (needs a file with --seed)",
+    )
+    parser.add_argument(
+        "--box", metavar="X1,Y1,X2,Y2", help="the detection that fits this box of the photo best"
+    )
+    parser.add_argument(
+        "--region", metavar="MASK", help="a picture of the photo's size, not black where a class is summed"
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="FILE.npy",
+        help="an embedding to be compared with (np.save of outputs of explain_tensor)",
+    )
+
+
+def targets(args: argparse.Namespace) -> list[Any]:
+    """What the options of :func:`add_targets` say: a whole number is a class index, all else a label.
+
+    Raises:
+        InputError: a file that cannot be read, options that exclude each other, or no such box.
+    """
+    from .. import images
+    from ..targets import Box, Contrast, Region, Similar
+
+    kinds = [name for name in ("against", "box", "region", "reference") if getattr(args, name)]
+    if len(kinds) > 1:
+        raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other.")
+    classes = [_class(value) for value in args.targets or ()]
+    if args.against:
+        if not classes:
+            raise InputError("--against needs a --target to set its classes against.")
+        return [Contrast(of, [_class(value) for value in args.against]) for of in classes]
+    if args.box:
+        corners = _plain(args.box)
+        if not isinstance(corners, list) or len(corners) != 4:
+            raise InputError(f"--box is X1,Y1,X2,Y2 in pixels of the photo, not {args.box!r}.")
+        return [Box(tuple(corners), of) for of in classes or [None]]
+    if args.region:
+        mask = images.load(args.region).any(axis=2)
+        return [Region(of, mask) for of in classes or [None]]
+    if args.reference:
+        return [Similar(_array(args.reference))]
+    return classes
+
+
+def _class(value: str) -> int | str:
+    return int(value) if value.strip().lstrip("-").isdecimal() else value
+
+
+def _array(path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as e:
+        raise InputError(f"'{path}' is no array of NumPy's: {e}.") from e
 
 
 def checked_output(given: str | None, default: Path, source: str | None) -> Path:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             args.model,
             target,
             args.layers or "auto",
-            args.score,
+            options.score(args),
             probability=args.probability,
             preprocess=preprocess,
             labels=labels,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 import pytest
-from nets import cnn
+from nets import cnn, model
 
 import onnxcam.methods
 from onnxcam import Explainer, contract, demo, doctor
@@ -18,6 +20,7 @@ from onnxcam.cli.terminal import shape_text, size_text
 from onnxcam.contract import read_record
 from onnxcam.doctor import ProviderState
 from onnxcam.errors import InputError, MissingDependency
+from onnxcam.targets import Box, Contrast
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -461,9 +464,64 @@ def test_label_file_errors(tmp_path, name, data, message):
         options.labels(str(tmp_path / name))
 
 
+def targets_of(*words):
+    parser = argparse.ArgumentParser()
+    options.add_targets(parser)
+    return options.targets(parser.parse_args([*words]))
+
+
 def test_targets():
-    assert options.targets(None) == []
-    assert options.targets(["281", "tabby", "-1", "3d"]) == [281, "tabby", -1, "3d"]
+    assert targets_of() == []
+    assert targets_of("-t281", "-ttabby", "-t-1", "-t3d") == [281, "tabby", -1, "3d"]
+
+
+def test_targets_that_are_more_than_a_class(tmp_path):
+    assert targets_of("-t1", "--against", "2", "--against", "cat") == [Contrast(1, [2, "cat"])]
+    assert targets_of("--box", "1,2,30.5,4") == [Box((1, 2, 30.5, 4))]
+    assert targets_of("--box", "1,2,3,4", "-tcat", "-tdog") == [Box((1, 2, 3, 4), n) for n in ("cat", "dog")]
+    mask = np.zeros((4, 5, 3), np.uint8)
+    mask[1, 2] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    (region,) = targets_of("--region", str(tmp_path / "mask.png"), "-t2")
+    assert region.of == 2
+    np.testing.assert_array_equal(np.argwhere(region.mask), [[1, 2]])
+    np.save(tmp_path / "reference.npy", np.arange(3.0))
+    (similar,) = targets_of("--reference", str(tmp_path / "reference.npy"))
+    np.testing.assert_array_equal(similar.reference, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--against", "2"], "--against needs a --target to set its classes against"),
+        (["--box", "1,2,3"], "--box is X1,Y1,X2,Y2 in pixels of the photo, not '1,2,3'"),
+        (["--box", "1,2,3,4", "--region", "m.png"], "--box and --region exclude each other"),
+        (["--reference", "nowhere.npy"], "'nowhere.npy' is no array of NumPy's"),
+    ],
+)
+def test_target_options_that_do_not_fit(words, message):
+    with pytest.raises(InputError, match=message):
+        targets_of(*words)
+
+
+def test_rewriting_for_another_score(cli, tmp_path):
+    source = tmp_path / "maps.onnx"
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32), "v": np.ones((2, 4, 1, 1), np.float32)}
+    net = model("r = Conv(x, w) y = Conv(r, v)", outputs="float[N,2,6,6] y", initializers=weights)
+    source.write_bytes(net.SerializeToString())
+    words = ("--score", "y", "--task", "segmentation", "--background", 1, "--seed", "--layer", "r")
+    ran = cli("rewrite", source, *words)
+    assert ran.status == 0, ran.err
+    score = record_of(source.with_name("maps.cam.onnx")).score
+    assert (score.task, score.background, [s.input for s in score.seeds]) == ("segmentation", 1, ["cam.seed"])
+    text = " ".join(cli("inspect", source.with_name("maps.cam.onnx")).out.split())
+    assert "y, segmentation, 2 classes" in text
+    assert "cam.region float32 N×h×w over the image" in text
+    assert "cam.seed float32 N×2×6×6 (weights)" in text
+    assert cli("layers", source, "--task", "segmentation").status == 0
+    wrong = cli("rewrite", source, "--task", "embedding", "--seed", "nope")
+    assert wrong.status == 2
+    assert "The model has no output 'nope'" in wrong.err
 
 
 def test_numbers_as_people_read_them():

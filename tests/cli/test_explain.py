@@ -34,7 +34,12 @@ def test_a_folder_with_a_broken_image(cli, tiny_file, photos, tmp_path):
     assert manifest["tool"] == f"onnxcam {onnxcam.__version__}"
     assert manifest["model"]["file"] == str(model)
     assert manifest["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert manifest["score"] == {"output": "scores", "activation": None, "explained": "output"}
+    assert manifest["score"] == {
+        "output": "scores",
+        "task": "classification",
+        "activation": None,
+        "explained": "output",
+    }
     assert manifest["providers"] == ["CPUExecutionProvider"]
     assert (manifest["method"], manifest["layers"], manifest["fuse"]) == ("gradcam", ["top"], "mean")
     assert manifest["overlay"] == {"alpha": 0.5, "colormap": "jet", "style": "blend"}

@@ -556,3 +556,32 @@ def test_a_hugging_face_processor(net, image, tmp_path):
     assert (found.size, found.fit, found.interpolation) == ((40, 48), "stretch", "cubic")
     assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert found.scale == pytest.approx(1 / 255)
+
+
+class Maps(nn.Module):
+    """A segmentation, an embedding, or a detector's rows."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh())
+        self.head = nn.Conv2d(6, 7, 3, 1, 1)
+
+    def forward(self, x):
+        y = self.head(self.features(x))
+        if self.kind == "segmentation":
+            return nn.functional.interpolate(y, scale_factor=2.0, mode="bilinear")
+        return y.mean((2, 3)) if self.kind == "embedding" else y.flatten(2).transpose(1, 2).sigmoid()
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "embedding", "detection"])
+def test_scores_of_other_tasks(kind, tmp_path):
+    model, image = Maps(kind).eval(), torch.randn(2, 3, 12, 10)
+    score = {"task": kind, **({"head": "yolov5"} if kind == "detection" else {})}
+    report = export_torch(model, image, tmp_path / "out.cam.onnx", layers="features", score=score)
+    assert report.record.score.task == kind
+    if kind == "detection":
+        assert report.gradient_error is None
+        assert "not compared with torch.autograd" in str(report)
+    else:
+        assert report.gradient_error < 1e-5
