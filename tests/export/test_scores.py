@@ -52,7 +52,8 @@ YOLOV5 = nets.model(
     YOLO_WEIGHTS,
 )
 YOLOV8 = nets.model(
-    f"r = Conv(x, eye) {_BOXES} {_PARTS} p = Sigmoid(logits) z = Concat<axis=2>(boxes, p) y = Transpose<perm=[0,2,1]>(z)",
+    f"r = Conv(x, eye) {_BOXES} {_PARTS} p = Sigmoid(logits) z = Concat<axis=2>(boxes, p) "
+    "y = Transpose<perm=[0,2,1]>(z)",
     "float[N,3,6,8] x",
     "float[N,8,12] y",
     YOLO_WEIGHTS,

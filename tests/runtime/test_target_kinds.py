@@ -269,7 +269,7 @@ def test_one_target_of_each_image_may_not_differ_in_shape(files):
     ):
         files["segmentation"].explain(photos(1), target=Region(0, np.ones((5, 5))))
     rows = resolve([Similar([1.0, 2]), Similar([1.0])], 2, None, None, Score("e", "e", task="embedding"))
-    with pytest.raises(TargetError, match="The targets give 'cam.reference' in several shapes"):
+    with pytest.raises(TargetError, match=r"The targets give 'cam\.reference' in several shapes"):
         stacked(rows, ["cam.reference"])
 
 
