@@ -27,6 +27,7 @@ REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is comp
 SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
 SCORE = "cam.score"  #: output, float32 [N]: the number that is explained
 CLASS = "cam.class"  #: output, int64 [N]: the class that is explained
+EMBEDDING = "cam.embedding"  #: output, float32 [N, D]: what :data:`REFERENCE` is compared with
 CHOSEN_BOX = "cam.chosen_box"  #: output, float32 [N, 4]: the detection that is explained, like :data:`BOX`
 TOP_CLASS = -1
 

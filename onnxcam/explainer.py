@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from . import feeds as inputs
 from . import images as photos
 from . import methods, postprocess, preprocess, rows, targets
-from .contract import CHOSEN_BOX, CLASS, PREFIX, SCORE, TOP_CLASS, Layer, Layout, Preprocess, Record
+from .contract import (
+    CHOSEN_BOX,
+    CLASS,
+    EMBEDDING,
+    PREFIX,
+    SCORE,
+    TOP_CLASS,
+    Layer,
+    Layout,
+    Preprocess,
+    Record,
+)
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
 from .methods import Method
 from .providers import Provider
@@ -363,12 +374,13 @@ class Explainer:
             zero=np.array([not heatmap.any() for heatmap in heatmaps]),
             layer_maps=layer_maps,
             method=request.method.name,
+            embeddings=run.per_image(EMBEDDING) if EMBEDDING in run.arrays else None,
             **of_photos,
         )
 
 
 NO_CLASS = -1  #: the class of a row that is of none
-_TOLD = (SCORE, CLASS, CHOSEN_BOX)
+_TOLD = (SCORE, CLASS, CHOSEN_BOX, EMBEDDING)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Explanation:
         method: the method's name.
         boxes: (R, 4) float32 x1, y1, x2, y2 of each row's detection, in pixels of its photo from
             ``explain`` and of the model's input from ``explain_tensor``; None for other tasks.
+        embeddings: (N, D) float32: each image's embedding, for
+            :class:`onnxcam.targets.Similar`; None for other tasks.
         seen: per image (H, W) bool, the pixels that the model saw; None from ``explain_tensor``.
         images: the N photos, (H, W, 3) uint8 RGB; None from ``explain_tensor``.
         names: the photos' paths, or "image 0"; empty from ``explain_tensor``.
@@ -55,6 +57,7 @@ class Explanation:
     layer_maps: dict[str, NDArray[np.float32]]
     method: str
     boxes: NDArray[np.float32] | None = None
+    embeddings: NDArray[np.float32] | None = None
     seen: list[NDArray[np.bool_]] | None = None
     images: list[Photo] | None = None
     names: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...contract import REFERENCE, Score
+from ...contract import EMBEDDING, REFERENCE, Score
 from ...errors import ScoreError
 from ..gradients.builder import Builder, dims_of
 from .found import Choice, FoundScore, ScoreSpec, find_tensor, given, optional_input, rows
@@ -42,6 +42,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         return Choice(
             {value: seed},
             lambda: op.cast(op.Squeeze(score, [1], dims=e.shape[:1]), ir.DataType.FLOAT),
+            further={EMBEDDING: op.cast(e, ir.DataType.FLOAT)},
         )
 
     record = Score(output=spec.output or value.name or "", tensor=value.name or "", task="embedding")

@@ -136,7 +136,9 @@ def widened(box: np.ndarray[Any, Any]) -> tuple[float, ...]:
 
 def test_similarity_to_another_image(files):
     x, explainer = tensors(), files["embedding"]
-    reference = explainer.explain_tensor(x).outputs["y"][0]
+    before = explainer.explain_tensor(x)
+    np.testing.assert_allclose(before.embeddings, before.outputs["y"], rtol=1e-6)
+    reference = before.embeddings[0]
     found = explainer.explain_tensor(x, target=Similar(3 * reference))
     assert found.labels == ["similarity"] * 3
     assert found.class_ids.tolist() == [-1, -1, -1]
@@ -264,9 +266,7 @@ def test_targets_that_do_not_fit(files, kind, target, message):
 
 
 def test_one_target_of_each_image_may_not_differ_in_shape(files):
-    with pytest.raises(
-        TargetError, match=r"The mask of a Region is \(5, 5\), but its photo is \(16, 12\)"
-    ):
+    with pytest.raises(TargetError, match=r"The mask of a Region is \(5, 5\), but its photo is \(16, 12\)"):
         files["segmentation"].explain(photos(1), target=Region(0, np.ones((5, 5))))
     rows = resolve([Similar([1.0, 2]), Similar([1.0])], 2, None, None, Score("e", "e", task="embedding"))
     with pytest.raises(TargetError, match=r"The targets give 'cam\.reference' in several shapes"):
