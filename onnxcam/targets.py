@@ -55,9 +55,11 @@ class Similar:
     Attributes:
         reference: (D,) the other's embedding, of any length; what is explained is the cosine
             similarity to it.
+        name: what the similarity is called.
     """
 
     reference: Any
+    name: str = "similarity"
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ class Weights:
     Attributes:
         of: weights for the score: {class: weight}, or an array in the shape of one image's score. For
             several outputs {output: such weights, or a number for an output of one number}.
+        name: what the sum is called; None: what it is the sum of.
     """
 
     of: Any
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ def _similar(target: Similar, file: _File) -> _Row:
     reference = np.asarray(target.reference, np.float32).reshape(-1)
     if not np.isfinite(reference).all() or not reference.any():
         raise TargetError("The reference of a Similar is one embedding, finite and not zero.")
-    return _Row(feeds={REFERENCE: reference}, name="similarity")
+    return _Row(feeds={REFERENCE: reference}, name=target.name)
 
 
 def _contrast(target: Contrast, file: _File) -> _Row:
@@ -280,7 +284,7 @@ def _contrast(target: Contrast, file: _File) -> _Row:
     for other in map(file.class_of, others):
         weights[other] = weights.get(other, 0.0) - target.weight / len(others)
     against = " and ".join(_named(file, i) for i in map(file.class_of, others))
-    row = _weights(Weights(weights), file)
+    row = _weights(Weights({file.score.output: weights}), file)
     return replace(row, name=f"{_named(file, file.class_of(target.of))}, not {against}")
 
 
@@ -300,7 +304,14 @@ def _weights(target: Weights, file: _File) -> _Row:
             )
         given = {seeds[0].output: given}
     feeds = {by_output[k].input: _cotangent(w, by_output[k], file) for k, w in given.items()}
-    return _Row(feeds=feeds, name="weighted " + ", ".join(given))
+    return _Row(feeds=feeds, name=target.name or " + ".join(_sum(w, k) for k, w in given.items()))
+
+
+def _sum(weights: Any, output: str) -> str:
+    """Weights as people write them."""
+    if isinstance(weights, Mapping):
+        return " + ".join(f"{weight:g} {output}[{name}]" for name, weight in weights.items())
+    return f"weighted {output}" if np.ndim(weights) else f"{weights:g} {output}"
 
 
 def _cotangent(weights: Any, seed: Seed, file: _File) -> NDArray[np.float32]:

@@ -165,10 +165,15 @@ def test_a_contrast_is_the_difference_of_two_classes(files):
 def test_weights_for_the_score(files):
     x, explainer = tensors(), files["classification"]
     y = explainer.explain_tensor(x).outputs["y"]
-    for weights in ({"b": 2.0, 5: -1}, np.array([0, 2, 0, 0, 0, -1]), {"y": {1: 2, "f": -1}}):
+    for weights, label in (
+        ({"b": 2.0, 5: -1}, "2 y[b] + -1 y[5]"),
+        (np.array([0, 2, 0, 0, 0, -1]), "weighted y"),
+        ({"y": {1: 2, "f": -1}}, "2 y[1] + -1 y[f]"),
+    ):
         found = explainer.explain_tensor(x, target=Weights(weights))
         np.testing.assert_allclose(found.scores, 2 * y[:, 1] - y[:, 5], rtol=1e-4, atol=1e-6)
-        assert found.labels == ["weighted y"] * 3
+        assert found.labels == [label] * 3
+    assert explainer.explain_tensor(x, target=Weights({0: 1.0}, "mine")).labels == ["mine"] * 3
 
 
 def test_a_class_still_is_one_in_a_file_that_takes_weights(files):
@@ -188,7 +193,9 @@ def test_weights_for_outputs_of_one_number():
     fed = stacked(both, ["cam.seed.age", "cam.seed.kind"])
     np.testing.assert_array_equal(fed["cam.seed.age"], [[0.5]])
     np.testing.assert_array_equal(fed["cam.seed.kind"], [[0, 0, 1]])
-    assert both.names == ("weighted age, kind",)
+    assert both.names == ("0.5 age + 1 kind[2]",)
+    contrast = stacked(resolve(Contrast(2, 0), 1, 3, None, score), ["cam.seed.kind"])
+    np.testing.assert_array_equal(contrast["cam.seed.kind"], [[-1, 0, 1]])
 
 
 # -- places ------------------------------------------------------------------------------------------
