@@ -24,6 +24,7 @@ from ..contract import (
 )
 from ..errors import ModelError
 from .gradients.builder import NODE_PREFIX, Builder, dims_of
+from .gradients.control_flow import empty, subgraphs
 from .gradients.engine import differentiate, prune, shape_unknown
 from .heads import linear_head
 from .layouts import Layouts
@@ -108,6 +109,8 @@ def strip(model: ir.Model) -> ir.Model:
             and node.name.startswith(NODE_PREFIX)
             and not any(v.is_graph_output() for v in node.outputs)
         ):
+            for inner in subgraphs(node):
+                empty(inner)
             graph.remove(node, safe=True)
     for node in graph:
         for value in node.outputs:

@@ -14,12 +14,15 @@ from ..errors import UnknownLayer, nearest
 from .automatic import best_layer
 from .from_onnx import ModelSource, load, normalize
 from .gradients.builder import Dims, dims_of
+from .gradients.control_flow import subgraphs
+from .gradients.engine import is_differentiable
 from .layouts import grid_of, layouts
 from .paths import on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 AUTO = "auto"
+_FEW = 5
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,21 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     ]
 
 
+def differentiable_layers(graph: ir.Graph, found: FoundScore, names: Names) -> list[str]:
+    """A few layers that can be explained, the best and those nearest to the score; each was tried."""
+    works: list[str] = []
+    fails = 0
+    values = {v.name: v for node in graph for v in node.outputs} | {v.name: v for v in graph.inputs}
+    for candidate in candidates(graph, found, names):
+        if is_differentiable(graph, found.values, values[candidate.tensor]):
+            works.append(candidate.name)
+        else:
+            fails += 1
+        if len(works) == _FEW or fails > _FEW:
+            break
+    return works
+
+
 class Names:
     """What the values of a graph are called: module paths, node names, tensor names.
 
@@ -113,6 +131,12 @@ class Names:
         self._values |= {v.name for v in graph.inputs if v.name}
         self._nodes = {n.name: n.outputs[0].name for n in graph if n.name and n.outputs and n.outputs[0].name}
         self._modules = _module_outputs(graph)
+        self._inside: dict[str, ir.Node] = {}
+        for node in graph:
+            for inner in (n for inside in subgraphs(node) for n in inside.all_nodes()):
+                self._inside |= {
+                    name: node for name in (inner.name, *(v.name for v in inner.outputs)) if name
+                }
         self._display: dict[str, str] = {}
         for node in graph:
             if node.name and node.outputs and node.outputs[0].name:
@@ -138,6 +162,13 @@ class Names:
             return name
         if name in self._nodes:
             return self._nodes[name] or ""
+        if name in self._inside:
+            node = self._inside[name]
+            label = node.name or node.outputs[0].name
+            raise UnknownLayer(
+                f"The layer {name!r} lies inside {node.op_type} {label!r}, and nothing outside sees what is "
+                "in there. Name a layer before or behind it: `onnxcam layers MODEL` lists them."
+            )
         known = [*self._modules, *(n for n in self._nodes if n), *self._values]
         raise UnknownLayer(
             f"The model has no layer {name!r}.{nearest(name, list(dict.fromkeys(known)))} "

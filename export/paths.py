@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from .gradients.engine import captured_by
+from .gradients.control_flow import captured_by, is_if
 from .gradients.registry import input_name, stop_reason
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)  # followed, so that the error names their operators
@@ -35,9 +35,10 @@ def on_path(graph: ir.Graph, scores: Iterable[ir.Value]) -> list[ir.Value]:
 def sources(node: ir.Node, graph: ir.Graph) -> Iterable[ir.Value]:
     """The inputs of a node through which a gradient could flow."""
     opset = graph.opset_imports.get("", 18)
+    captured = captured_by(node) if is_if(node) else []
     return [
         v
-        for k, v in enumerate(node.inputs)
+        for k, v in [*enumerate(node.inputs), *((len(node.inputs), v) for v in captured)]
         if v is not None
         and (v.dtype is None or v.dtype.is_floating_point() or v.dtype in _QUANTIZED)
         and not v.is_initializer()

@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..contract import KEY, Preprocess, Source, read_record
-from ..errors import ModelError, ShapeUnknown, UnknownLayer
+from ..errors import ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
 from ..preprocess import resolve
 from .explainable import add_explanation, strip
 from .from_onnx import inline, input_named, load, normalize, sha256
 from .gradients.builder import dims_of
-from .layers import AUTO, Names, candidates
+from .layers import AUTO, Names, candidates, differentiable_layers
 from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
 from .notes import notes_on
@@ -94,7 +94,13 @@ def rewrite_onnx(
     path = None if isinstance(source, bytes) else Path(source)
     origin = Source() if path is None else Source(path.name, sha256(path))
     before = model.graph.num_nodes()
-    record = add_explanation(model, chosen, known, found, recorded, checked_labels(labels, found), origin)
+    checked = checked_labels(labels, found)
+    try:
+        record = add_explanation(model, chosen, known, found, recorded, checked, origin)
+    except NoGradientRule as e:
+        works = ", ".join(map(repr, differentiable_layers(model.graph, found, names)))
+        rest = f"These layers can be explained: {works}." if works else "No layer lies behind them."
+        raise NoGradientRule(f"{e} {rest}") from e
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
     with staged(model, target) as draft:
         original = source if isinstance(source, bytes) else os.fspath(source)

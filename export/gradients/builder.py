@@ -122,11 +122,20 @@ class Builder:
         self.doc = ""  #: goes into the doc_string of new nodes: the rule at work
         self.scope = ""  #: goes into their names: the forward node
         self.added: list[ir.Node] = []
+        self.subgraphs: list[Builder] = []  #: builders of graphs inside this one's nodes
         self._unknown = shape_unknown
         self._constants: dict[tuple[Any, ...], Var] = {}
         self._one_hots: dict[ir.Value, Var] = {}
         self._taken = {v.name for n in graph.all_nodes() for v in n.outputs} | set(graph.initializers)
         self._taken |= {v.name for v in graph.inputs}
+
+    def inside(self, graph: ir.Graph) -> Builder:
+        """A builder of a graph inside one of our nodes; what is in it counts as added, names stay unique."""
+        inner = Builder(graph, self._unknown)
+        inner.doc, inner.scope, inner._taken = self.doc, self.scope, self._taken
+        inner.added = [*graph]
+        self.subgraphs.append(inner)
+        return inner
 
     # -- wrapping and naming ---------------------------------------------------------------
 
@@ -150,7 +159,8 @@ class Builder:
     def working_on(self, rule: str, node: str) -> Iterator[None]:
         """Nodes made inside are named after the forward node and say the rule."""
         before = self.doc, self.scope
-        self.doc, self.scope = f"{rule} of {node}", node.strip("/") + "/" if node else ""
+        name = node.removeprefix(NODE_PREFIX).strip("/")
+        self.doc, self.scope = f"{rule} of {node}", name + "/" if name else ""
         try:
             yield
         finally:

@@ -15,12 +15,24 @@ import onnx_ir as ir
 from ...errors import LayerNotOnPath, NoGradientRule, ShapeUnknown
 from . import rules as _rules  # noqa: F401  (importing it fills the registry)
 from .builder import Builder, Dims, Var, dims_of
+from .control_flow import branches, captured_by, empty, is_if, select, subgraphs, taken_branch
 from .cotangent import Cotangent, Window, dense, total, window
 from .definitions import NoDefinition
 from .expand import expand
 from .locality import input_axes
 from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized
-from .registry import Rule, Unsupported, call, find_rule, input_name, like_input, stop_reason, why_not
+from .registry import (
+    Rule,
+    Unsupported,
+    call,
+    find_rule,
+    input_name,
+    like_input,
+    refusal,
+    stop_reason,
+    why_not,
+)
+from .sequences import resolve, stands_aside
 
 #: Operators whose inputs broadcast: their rules return the output's shape, and the engine sums it
 #: down to the input's. (MatMul broadcasts all but its last two axes, and Gemm only its C.)
@@ -50,11 +62,19 @@ class Gap:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the walk: which of its inputs the gradient flows to, or the body it goes through."""
+    """One node of the walk.
+
+    Attributes:
+        node: the forward node.
+        indices: the inputs that the gradient flows to.
+        body: what recomputes each output, if the gradient goes through a definition.
+        branches: the walk inside each branch, if the node is an If.
+    """
 
     node: ir.Node
     indices: tuple[int, ...]
     body: Mapping[ir.Value, ir.Value] | None = None
+    branches: tuple[_Walk, ...] = ()
 
 
 def differentiate(
@@ -92,6 +112,18 @@ def differentiate(
     return gradients
 
 
+def is_differentiable(graph: ir.Graph, of: Iterable[ir.Value], wrt: ir.Value) -> bool:
+    """Whether :func:`differentiate` succeeds; the graph is left as it is."""
+    op = Builder(graph, shape_unknown)
+    try:
+        differentiate(op, {value: op.wrap(value) for value in of}, [wrt])
+    except (LayerNotOnPath, NoGradientRule, ShapeUnknown):
+        return False
+    finally:
+        prune(op)
+    return True
+
+
 class _Walk:
     """What lies between the values asked for and the score: steps in forward order, and gaps."""
 
@@ -99,6 +131,7 @@ class _Walk:
         self.op = op
         self.gaps: list[Gap] = []
         self.stopped: list[tuple[ir.Node, str]] = []
+        self.wrt = wrt
         self.reached = set(wrt)
         self._links: list[tuple[Iterable[ir.Value | None], Sequence[ir.Value]]] = []
         self._of = frozenset(of)
@@ -119,13 +152,19 @@ class _Walk:
         steps: list[Step] = []
         for node in nodes:
             opset = self.op.opset
-            captured = [v for v in captured_by(node) if v in self.reached]
-            if captured:
-                self.gaps.append(Gap(node, "(captured)", "control flow has no gradient", opset))
+            captured = [v for v in dict.fromkeys(captured_by(node)) if v in self.reached]
+            if captured and is_if(node):
+                steps += self._plan_if(node, captured)
+            elif captured:
+                self.gaps.append(Gap(node, "(captured)", refusal(node), opset))
                 self._links.append((captured, node.outputs))
                 self.reached.update(node.outputs)
             indices = self._carrying(node)
             if not indices:
+                continue
+            if stands_aside(node):
+                self.reached.update(node.outputs)
+                self._links.append(([node.inputs[i] for i in indices], node.outputs))
                 continue
             names = [input_name(node, i, opset) for i in indices]
             missing = {n: reason for n in names if (reason := why_not(node, n, opset)) is not None}
@@ -142,19 +181,44 @@ class _Walk:
                 body = None
                 try:
                     with self.op.working_on(f"definition of {node.op_type}", node.name or ""):
-                        body = expand(self.op, node)
+                        body = resolve(self.op, node)
+                        if body is None and (body := expand(self.op, node)) is not None:
+                            self._note_results(node, body)
                 except NoDefinition as e:
                     missing = dict.fromkeys(missing, str(e))
                 if body is None:
                     self.gaps += [Gap(node, n, reason, opset) for n, reason in missing.items()]
                     outputs = list(node.outputs)
                 else:
-                    self._note_results(node, body)
                     steps += self._plan(self.op.added[before:])
                     steps.append(Step(node, indices, body))
                     outputs = [v for v in outputs if body.get(v) in self.reached]
             self.reached.update(outputs)
             self._links.append(([node.inputs[i] for i in indices], outputs))
+        return steps
+
+    def _plan_if(self, node: ir.Node, captured: Sequence[ir.Value]) -> list[Step]:
+        """Through both branches, or through the one that a constant condition takes."""
+        before = len(self.op.added)
+        with self.op.working_on("branch of If", node.name or ""):
+            body = taken_branch(self.op, node)
+            inner = () if body is not None else branches(self.op, node)
+        if body is not None:
+            steps = self._plan(self.op.added[before:])
+            outputs = [v for v in node.outputs if body[v] in self.reached]
+            steps.append(Step(node, (), body))
+        else:
+            walks = tuple(_Walk(op, op.graph.outputs, captured) for op in inner)
+            for walk in walks:
+                self.gaps += walk.gaps
+                self.stopped += walk.stopped
+            reached = zip(node.outputs, *(w.op.graph.outputs for w in walks), strict=True)
+            outputs = [
+                v for v, *ends in reached if any(e in w.reached for e, w in zip(ends, walks, strict=True))
+            ]
+            steps = [Step(node, (), branches=walks)]
+        self.reached.update(outputs)
+        self._links.append((captured, outputs))
         return steps
 
     def _note_results(self, node: ir.Node, body: Mapping[ir.Value, ir.Value]) -> None:
@@ -232,6 +296,13 @@ def _reverse(
                 if g is not None:
                     flowing.setdefault(step.body[v], []).append(g)
             continue
+        if step.branches:
+            with op.working_on("vjp If", node.name or node.op_type):
+                inside = _through_branches(op, step, gs)
+            walk.gaps += [gap for w in step.branches for gap in w.gaps]
+            for v, part in inside.items():
+                flowing.setdefault(v, []).append(part)
+            continue
         for index in step.indices:
             wrt_name = input_name(node, index, op.opset)
             rule = find_rule(node, wrt_name, op.opset)
@@ -248,6 +319,25 @@ def _reverse(
     for value in wrt:
         collect(value)
     return found
+
+
+def _through_branches(op: Builder, step: Step, gs: Sequence[Cotangent | None]) -> dict[ir.Value, Var]:
+    """The gradient of what the branches of an If read, by the branch that is taken."""
+    full = [None if g is None else dense(op, g) for g in gs]
+    found = []
+    for walk in step.branches:
+        inner, seeds = walk.op, dict[ir.Value, Var]()
+        for end, g in zip(inner.graph.outputs, full, strict=True):
+            if g is not None:
+                here = Var(g.value, inner, dims_of(end) or g.dims)
+                seeds[end] = seeds[end] + here if end in seeds else here
+        found.append(_reverse(inner, walk, seeds, walk.wrt))
+    wanted = [v for v in step.branches[0].wrt if any(v in part for part in found)]
+    inner_ops = [walk.op for walk in step.branches]
+    gradients = select(op, step.node, inner_ops, found, wanted) if wanted else []
+    for inner in inner_ops:
+        prune(inner)
+    return dict(zip(wanted, gradients, strict=True))
 
 
 def _apply(walk: _Walk, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:
@@ -343,23 +433,6 @@ def _ancestors(of: Iterable[ir.Value]) -> set[ir.Node]:
     return found
 
 
-def captured_by(node: ir.Node) -> list[ir.Value]:
-    """Outer values that the subgraphs of a control-flow node read."""
-    captured: list[ir.Value] = []
-    for attribute in node.attributes.values():
-        graphs = (
-            [attribute.value]
-            if attribute.type == ir.AttributeType.GRAPH
-            else attribute.value
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                captured += [v for v in inner.inputs if v is not None and v.graph is not graph]
-    return captured
-
-
 def _is_float(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 
@@ -390,8 +463,14 @@ def _gap_message(gaps: Sequence[Gap], wrt: Sequence[ir.Value], name: str) -> str
 
 def prune(op: Builder) -> None:
     """Remove what the builder added and nothing uses."""
+    kept = {graph for node in op.added for graph in subgraphs(node)} if op.subgraphs else set()
+    for inner in op.subgraphs:
+        if inner.graph not in kept:
+            empty(inner.graph)
     for node in reversed(op.added):
-        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+        if node.graph is op.graph and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            for graph in subgraphs(node):
+                empty(graph)
             op.graph.remove(node, safe=True)
     for name, value in list(op.graph.initializers.items()):
         ours = value.name is not None and value.name.startswith("onnxcam/")

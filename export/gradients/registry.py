@@ -57,6 +57,7 @@ class Rule:
 
 _RULES: dict[tuple[str, str, str], list[Rule]] = {}
 _STOPS: dict[tuple[str, str, str | None], str] = {}
+_REFUSALS: dict[tuple[str, str], str] = {}
 
 
 def vjp(
@@ -104,6 +105,18 @@ def stop(op_type: str, reason: str, wrt: Sequence[str] | None = None, domain: st
         _STOPS[domain, op_type, name] = reason
 
 
+def refuse(op_type: str, reason: str, domain: str = "") -> None:
+    """Say why an operator has no rule and will not get one."""
+    if (domain, op_type) in _REFUSALS:
+        raise ValueError(f"refuse {op_type} is registered twice")
+    _REFUSALS[domain, op_type] = reason
+
+
+def refusal(node: ir.Node) -> str:
+    """Why an operator has no rule."""
+    return _REFUSALS.get((node.domain, node.op_type), "no gradient rule")
+
+
 def registered() -> list[Rule]:
     """Every rule, by operator."""
     return [r for key in sorted(_RULES) for r in _RULES[key]]
@@ -123,7 +136,7 @@ def why_not(node: ir.Node, wrt: str, opset: int) -> str | None:
     """Why an input of a node has no usable rule, as far as the node shows; None if it has one."""
     rule = find_rule(node, wrt, opset)
     if rule is None:
-        return "no gradient rule"
+        return refusal(node)
     names, _ = _formal(node.op_type, node.domain, opset, False)
     for name, value in zip(names, node.inputs, strict=False):
         if name in rule.attributes and value is not None and constant(value) is None:

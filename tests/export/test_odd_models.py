@@ -213,13 +213,68 @@ def test_control_flow_beside_the_path(tmp_path, value, shape):
     check_linear_head(model, tmp_path, layers="r", score="y")
 
 
-def test_control_flow_on_the_path_is_refused(tmp_path):
-    body = f"p = GlobalAveragePool(r) f = Flatten(p) {branching('f', 'N,4')} y = Gemm<transB=1>(k, v, b)"
+IF_ON_THE_PATH = (
+    f"p = GlobalAveragePool(r) f = Flatten(p) {branching('f', 'N,4')} y = Gemm<transB=1>(k, v, b)"
+)
+
+
+def test_an_if_on_the_path_passes_the_gradient_of_the_branch_taken(tmp_path):
+    model = nets.cnn(body=IF_ON_THE_PATH)
+    record, got = explained(model, tmp_path, layers="r")
+    want = np.broadcast_to(2 * gradient_of_the_linear_head(model, got["y"]), (2, 4, 8, 8))
+    np.testing.assert_allclose(got[record.layers[0].gradients], want, rtol=1e-5)
+    assert list_layers(tmp_path / "model.onnx")[0].name == "r"
+
+
+def test_an_explainable_file_with_an_if_gives_its_original_back(tmp_path):
+    model = nets.cnn(body=IF_ON_THE_PATH)
+    explained(model, tmp_path, layers="r")
+    plain = strip(load(tmp_path / "model.cam.onnx"))
+    assert [n.op_type for n in plain.graph].count("If") == 1
+    assert not any((n.name or "").startswith("onnxcam/") for n in plain.graph.all_nodes())
+    ir.save(plain, tmp_path / "plain.onnx")
+    np.testing.assert_array_equal(run(tmp_path / "plain.onnx")["y"], run(tmp_path / "model.onnx")["y"])
+
+
+@pytest.mark.parametrize("name", ["a", "e"])
+def test_a_layer_inside_a_branch_is_refused(tmp_path, name):
+    model = nets.cnn(body=IF_ON_THE_PATH)
     with pytest.raises(
-        NoGradientRule, match=r"If \(opset 18\)  node 'k'  input .*control flow has no gradient"
+        UnknownLayer, match=rf"layer '{name}' lies inside If 'k', .* Name a layer before or behind"
     ):
-        explained(nets.cnn(body=body), tmp_path, layers="r")
+        explained(model, tmp_path, layers=name)
+
+
+LOOP = (
+    "n = Constant<value=int64 {2}>() go = Constant<value=bool {1}>() "
+    "k = Loop(n, go, r) <body = g1 (int64 i, bool a, float[N,4,8,8] q) => (bool b2, float[N,4,8,8] s) "
+    "{ b2 = Identity(a) s = Sin(q) }> "
+)
+
+
+def test_what_is_refused_names_the_layers_that_can_be_explained(tmp_path):
+    model = nets.cnn(body=f"{LOOP} t = MaxPool<kernel_shape=[1,1]>(k) m = Mul(t, t) {nets.HEAD.replace('(r)', '(m)')}")
+    # Inference takes a loop's result to be of any size; exporters write down what it is.
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("k", 1, ["N", 4, 8, 8]))
+    with pytest.raises(NoGradientRule, match="how often it repeats its body") as caught:
+        explained(model, tmp_path, layers="r")
+    named = str(caught.value).partition("These layers can be explained: ")[2]
+    assert named == "'m', 't'."
     assert left(tmp_path) == ["model.onnx"]
+    for name in ("m", "t"):
+        record, got = explained(model, tmp_path, layers=name)
+        assert np.abs(got[record.layers[0].gradients]).max() > 0
+        os.remove(tmp_path / "model.cam.onnx")
+
+
+def test_what_is_refused_says_if_no_layer_lies_behind_it(tmp_path):
+    body = (
+        "p = GlobalAveragePool(r) f = Flatten(p) u = Gemm<transB=1>(f, v, b) n = Constant<value=int64 {2}>() "
+        "go = Constant<value=bool {1}>() y = Loop(n, go, u) <body = g1 (int64 i, bool p3, float[N,5] q) => "
+        "(bool p2, float[N,5] s) { p2 = Identity(p3) s = Sin(q) }>"
+    )
+    with pytest.raises(NoGradientRule, match=r"No layer lies behind them\.$"):
+        explained(nets.cnn(body=body), tmp_path, layers="r")
 
 
 def test_sequences_off_the_path(tmp_path):

@@ -10,6 +10,7 @@ from . import (
     pooling,
     quantization,
     reduction,
+    refused,
     shape,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "pooling",
     "quantization",
     "reduction",
+    "refused",
     "shape",
 ]
