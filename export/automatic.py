@@ -125,6 +125,9 @@ def _cells(value: ir.Value, layout: Layout) -> int | None:
     return math.prod(sizes) if len(sizes) == len(grid) else None
 
 
+_ATTENDING = frozenset("Softmax QLinearSoftmax BiasSoftmax Attention MultiHeadAttention".split())
+
+
 def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value]) -> tuple[ir.Value, str]:
     """For token models: the first norm of the last block.
 
@@ -137,11 +140,7 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value
         for v in tokens
         if op_type(v) in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ]
-    attention = [
-        n
-        for n in graph
-        if n.op_type in ("Softmax", "Attention", "MultiHeadAttention") and leads_to(n.outputs[0], last)
-    ]
+    attention = [n for n in graph if n.op_type in _ATTENDING and leads_to(n.outputs[0], last)]
     if attention:
         before = ancestors(attention[-1])
         inside = [v for v in norms if v in before]

@@ -26,6 +26,7 @@ from ..errors import ModelError
 from .gradients.builder import NODE_PREFIX, Builder, dims_of
 from .gradients.control_flow import empty, subgraphs
 from .gradients.engine import differentiate, prune, shape_unknown
+from .gradients.quantized import OURS, dequantize, is_real, of_dequantized
 from .heads import linear_head
 from .layouts import Layouts
 from .scores import Choice, FoundScore
@@ -74,8 +75,15 @@ def add_explanation(
         outputs = op.unique(activations_name(name)), op.unique(gradients_name(name))
         layers.append(Layer(name, tensor, *outputs, layout, dims, head))  # type: ignore[arg-type]
     for layer, value in zip(layers, tensors.values(), strict=True):
-        gradient = op.output(gradients[value], layer.gradients, value)
-        graph.outputs.extend([_activations(op, value, layer.activations), gradient])
+        activations, gradient = value, gradients[value]
+        if not is_real(value):  # a quantised layer is explained by the real numbers that it stands for
+            with op.working_on("what is quantised", layer.tensor):
+                activations, gradient = (
+                    dequantize(op, op.wrap(value)).value,
+                    of_dequantized(op, gradient, value),
+                )
+        graph.outputs.append(_activations(op, activations, layer.activations))
+        graph.outputs.append(op.output(gradient, layer.gradients, activations))
     with op.working_on("the choice of what to explain", "score"):
         graph.outputs.extend(_told(op, found, choice))
     prune(op)
@@ -132,8 +140,9 @@ def _refuse_our_names(graph: ir.Graph) -> None:
             raise ModelError(
                 f"The model has an input or output named {value.name!r}; rename it: '{PREFIX}' is ours."
             )
-    inner = [v.name for n in graph.all_nodes() for v in n.outputs]
-    for name in (*graph.initializers, *inner, *(n.name for n in graph.all_nodes())):
+    nodes = [n for n in graph.all_nodes() if OURS not in n.meta]
+    inner = [v.name for n in nodes for v in n.outputs]
+    for name in (*graph.initializers, *inner, *(n.name for n in nodes)):
         if name and (name in _INPUTS or name.startswith((SEED, NODE_PREFIX))):
             raise ModelError(
                 f"The model has the name {name!r}, which is ours: it may be what another tool left of an "

@@ -27,6 +27,7 @@ from .shapes import infer_shapes
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
 _LOWEST_IR_VERSION = 8  #: what opset 18 asks for
 _BIG = 1024  #: bytes; larger weights never pass through protobuf
+_LAYOUTS_OF_HARDWARE = frozenset(("com.microsoft.nchwc", "com.ms.internal.nhwc"))
 _UNCONVERTED = "onnxcam.unconverted"  #: where operators wait that ONNX's converter does not know
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | ir.Model | onnx.ModelProto"
@@ -104,9 +105,11 @@ def normalize(
 
     Raises:
         ModelError: functions that cannot be inlined, an opset that cannot be converted, or
-            ``input_shapes`` that contradict the file.
+            ``input_shapes`` that contradict the file, or operators that only the computer that saved the file
+            is sure to run.
     """
     inline(model)
+    _refuse_bound_to_hardware(model.graph)
     passes.RemoveInitializersFromInputsPass()(model)
     lift_constants(model.graph)
     for name, dims in (input_shapes or {}).items():
@@ -230,6 +233,16 @@ def _without_big_weights(model: ir.Model) -> Iterator[dict[str, ir.TensorProtoco
             value.const_value = big[value.name]
             graph.register_initializer(value)
         graph.inputs[:] = inputs
+
+
+def _refuse_bound_to_hardware(graph: ir.Graph) -> None:
+    for node in graph.all_nodes():
+        if node.domain in _LAYOUTS_OF_HARDWARE:
+            raise ModelError(
+                f"ONNX Runtime saved this file at optimisation level ALL: {node.domain}.{node.op_type} "
+                f"{node.name!r} keeps its data in the layout of the CPU that saved it. Save it at level "
+                "EXTENDED (`GraphOptimizationLevel.ORT_ENABLE_EXTENDED`), or give the original file."
+            )
 
 
 def _name_nodes(graph: ir.Graph) -> None:

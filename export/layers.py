@@ -16,6 +16,7 @@ from .from_onnx import ModelSource, load, normalize
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import subgraphs
 from .gradients.engine import is_differentiable
+from .gradients.quantized import is_real, quantization, readable
 from .layouts import grid_of, layouts
 from .paths import on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
@@ -87,14 +88,17 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     known = layouts(graph)
     path = on_path(graph, found.values)
     spatial = [v for v in path if v in known and _is_spatial(v, known[v]) and _own_batch(v, found.value)]
-    spatial = [v for v in spatial if v.dtype is None or v.dtype.is_floating_point()]
+    spatial = [v for v in spatial if is_real(v) or quantization(v) is not None]
     if not spatial:
         return []
     best, why = best_layer(graph, found, spatial, known)
-    ordered = [best] + [v for v in reversed(spatial) if v is not best]
+    read = readable(graph)
+    behind = {there: v for v, there in reversed(read.items()) if is_real(v)}
+    best = read.get(best, best)
+    ordered = [best] + [v for v in reversed(spatial) if v is not best and v not in read]
     return [
         Candidate(
-            names.of(v),
+            names.of(behind.get(v, v)),
             v.name or "",
             op_type(v),
             dims_of(v) or (),

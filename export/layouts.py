@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..contract import Layout
 from .gradients.builder import Dims, dims_of
 from .gradients.registry import constant
+from .shapes import in_plain_operators
 
 #: Layouts by value. Beside the contract's kinds, (N, C, h*w) is followed as tokens not yet transposed.
 Layouts: TypeAlias = dict[ir.Value, Layout]
@@ -20,7 +21,7 @@ _NCHW = Layout("NCHW")
 _NHWC = Layout("NHWC")
 _CHANNELS_FIRST = frozenset(
     "Conv ConvTranspose MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool BatchNormalization "
-    "InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth QLinearConv FusedConv".split()
+    "InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth".split()
 )
 _SAME_PLACES = frozenset(
     "Add Sub Mul Div Pow Sum Max Min Where Relu Sigmoid Tanh Erf Gelu Elu Selu LeakyRelu PRelu HardSigmoid "
@@ -40,6 +41,10 @@ def layouts(graph: ir.Graph) -> Layouts:
     Args:
         graph: with shapes inferred, nodes in topological order.
     """
+    plain = in_plain_operators(graph)
+    if plain is not graph:
+        named = {v.name: layout for v, layout in layouts(plain).items()}
+        return {v: named[v.name] for node in graph for v in node.outputs if v.name in named}
     found: Layouts = {}
     for node in graph:
         for output in node.outputs[:1]:

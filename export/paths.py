@@ -9,7 +9,8 @@ import onnx_ir as ir
 from .gradients.control_flow import captured_by, is_if
 from .gradients.registry import input_name, stop_reason
 
-_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)  # followed, so that the error names their operators
+#: What quantised tensors, and sums of them, consist of; shapes and indices are int64.
+_QUANTIZED = frozenset(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (4, 8, 16, 32))
 
 
 def on_path(graph: ir.Graph, scores: Iterable[ir.Value]) -> list[ir.Value]:

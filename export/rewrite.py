@@ -17,6 +17,7 @@ from ..preprocess import resolve
 from .explainable import add_explanation, strip
 from .from_onnx import inline, input_named, load, normalize, sha256
 from .gradients.builder import dims_of
+from .gradients.quantized import is_real, quantization, readable
 from .layers import AUTO, Names, candidates, differentiable_layers
 from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
@@ -150,12 +151,19 @@ def choose(
             )
         tensors = {listed[0].name: listed[0].tensor}
     values = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
+    read = readable(graph)
     chosen = {}
     for name, tensor in tensors.items():
         value = values.get(tensor)
         if value is None:
             raise UnknownLayer(
                 f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input."
+            )
+        value = read.get(value, value)
+        if not is_real(value) and quantization(value) is None:
+            raise UnknownLayer(
+                f"The layer {name!r} holds whole numbers, and the file does not say what they stand for. "
+                "`onnxcam layers MODEL` lists the layers that can be explained."
             )
         dims = dims_of(value)
         if dims is None:

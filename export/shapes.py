@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from .gradients import definitions
+from .gradients.builder import dims_of
 from .gradients.definitions import NoDefinition
 from .gradients.registry import schema
 
@@ -27,17 +28,43 @@ def infer_shapes(model: ir.Model) -> None:
     _infer(model)
     if not any(_is_foreign(node) for node in model.graph):
         return
-    plain = model.clone()
-    while _substitute(plain):
-        passes.InlinePass()(plain)
-        _infer(plain)
-    known = {v.name: v for node in plain.graph for v in node.outputs if v.name}
+    known = {v.name: v for node in _plain(model.clone(), False).graph for v in node.outputs if v.name}
     for value in [v for node in model.graph for v in node.outputs]:
-        found = known.get(value.name)
-        if found is not None and value.shape is None:
-            value.shape = found.shape
+        found = known.get(value.name or "")
+        if found is not None:
+            value.shape = _merged(value, found)
         if found is not None and value.type is None:
             value.type = found.type
+
+
+def _merged(value: ir.Value, found: ir.Value) -> ir.Shape | None:
+    """A value's shape with what another inference found: sizes for symbols, and anything for nothing."""
+    ours, theirs = dims_of(value), dims_of(found)
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return found.shape if ours is None else value.shape
+    return ir.Shape(
+        [
+            b if a is None or (isinstance(b, int) and not isinstance(a, int)) else a
+            for a, b in zip(ours, theirs, strict=True)
+        ]
+    )
+
+
+def in_plain_operators(graph: ir.Graph) -> ir.Graph:
+    """A graph in which definitions stand in the place of what they define; itself if it has nothing of that.
+
+    Values keep their names; shapes are inferred.
+    """
+    if not any(definitions.find(node) for node in graph):
+        return graph
+    return _plain(ir.Model(graph.clone(), ir_version=10), True).graph
+
+
+def _plain(model: ir.Model, every: bool) -> ir.Model:
+    while _substitute(model, every):
+        passes.InlinePass()(model)
+        _infer(model)
+    return model
 
 
 def _infer(model: ir.Model) -> None:

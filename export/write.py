@@ -14,8 +14,24 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import OutputError, VerificationError
+from .gradients.definitions.registry import MICROSOFT
+from .gradients.registry import schema
 
 _PROTOBUF_LIMIT = 2**31 - 2**24  #: bytes; above, weights go to a file beside the model
+
+
+def _checkable(model: ir.Model, path: Path) -> str | onnx.ModelProto:
+    """The saved file, for the checker; what ONNX Runtime puts into ONNX's domain moved out of it."""
+    opset = model.graph.opset_imports.get("", 0)
+    if all(n.domain or schema(n.op_type, "", opset) is not None for n in model.graph.all_nodes()):
+        return os.fspath(path)
+    proto = onnx.load(path, load_external_data=False)
+    for node in proto.graph.node:
+        if not node.domain and schema(node.op_type, "", opset) is None:
+            node.domain = MICROSOFT
+    if not any(o.domain == MICROSOFT for o in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    return proto
 
 
 @contextlib.contextmanager
@@ -58,7 +74,7 @@ def staged(model: ir.Model, target: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as e:
             raise OutputError(f"Cannot write {os.fspath(path)!r}: {e.strerror or e}.") from e
         try:
-            onnx.checker.check_model(os.fspath(draft))
+            onnx.checker.check_model(_checkable(model, draft))
         except onnx.checker.ValidationError as e:
             raise VerificationError(
                 f"ONNX's checker refuses the rewritten model: {e}. Please report it."

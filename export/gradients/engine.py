@@ -377,7 +377,7 @@ def _apply_on_stretch(
     if isinstance(part, Window):  # a stretch of a stretch: one of the two is filled in
         part = part.dense(op)
     x = op.wrap(value)
-    stretch = Var(value, op, tuple(g.length if k == axis else d for k, d in enumerate(x.shape)))
+    stretch = Var(view(value).value, op, tuple(g.length if k == axis else d for k, d in enumerate(x.shape)))
     out = tuple(g.length if k == g.axis else d for k, d in enumerate(dims_of(node.outputs[0]) or ()))
     part = _finish(op, node, part, out, index, stretch if axis is not None else x)
     return part if axis is None else window(op, part, x, axis, g.start, g.length)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from . import definitions
-from .builder import Builder, Var
+from .builder import NODE_PREFIX, Builder, Var
 from .definitions import NoDefinition
 
 #: Operators that make whole numbers of real ones, up to rounding: the gradient goes through them.
@@ -27,6 +27,7 @@ _MOVING = frozenset(
     NhwcMaxPool Where
     """.split()
 )
+OURS = "onnxcam.added"  #: marks, in a node's ``meta``, what was added before the walk
 _REAL = frozenset((ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
 
 
@@ -68,6 +69,22 @@ def requantized(graph: ir.Graph, ours: Collection[ir.Node] = ()) -> dict[ir.Valu
         readers = [n for n in source.consumers() if n not in ours]
         if all(n.op_type == "QuantizeLinear" and n.inputs[0] is source for n in readers):
             found[source] = dequantized(node.outputs[0]) or node.outputs[0]
+    return found
+
+
+def readable(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
+    """What to read in the place of values that nothing further should read.
+
+    Returns:
+        For a floating-point value that only QuantizeLinear reads, and for a quantised tensor that
+        DequantizeLinear reads, the dequantised value; for the former the quantised tensor, if nothing
+        dequantises it.
+    """
+    found = requantized(graph)
+    for node in graph:
+        for value in node.outputs:
+            if not is_real(value) and (there := dequantized(value)) is not None:
+                found[value] = there
     return found
 
 
@@ -119,8 +136,79 @@ def dequantize(op: Builder, x: Var) -> Var:
     assert how is not None
     operands = [op.wrap(v) for v in (how.scale, how.zero_point) if v is not None]
     made = op.DequantizeLinear(x, *operands, axis=None if operands[0].rank == 0 else how.axis, dims=x.dims)
-    made.value.type = ir.TensorType(operands[0].dtype)
+    made.value.type, made.value.shape = ir.TensorType(operands[0].dtype), x.value.shape
     return made
+
+
+def in_real_numbers(value: ir.Value) -> ir.Value:
+    """A value that can be calculated with; a quantised one dequantised, by a new node if need be."""
+    if is_real(value) or (how := quantization(value)) is None:
+        return value
+    node = value.producer()
+    if (found := dequantized(value)) is not None or node is None or node.graph is None:
+        return found or value
+    made = ir.node(
+        "DequantizeLinear",
+        [value, how.scale, how.zero_point][: 2 + (how.zero_point is not None)],
+        {} if how.scale.shape is not None and not len(how.scale.shape) else {"axis": how.axis},
+        name=f"{NODE_PREFIX}{value.name}/DequantizeLinear",
+    )
+    made.meta[OURS] = True
+    real = made.outputs[0]
+    real.name = f"{made.name}_output_0"
+    real.type, real.shape = ir.TensorType(how.scale.dtype or ir.DataType.FLOAT), value.shape
+    node.graph.insert_after(node, made)
+    return real
+
+
+def of_dequantized(op: Builder, g: Var, value: ir.Value) -> Var:
+    """The gradient of a tensor's real numbers, from that of the whole numbers in it."""
+    how = quantization(value)
+    assert how is not None
+    return over(op, g, spread(op, op.wrap(how.scale), op.wrap(value), how.axis))
+
+
+def spread(op: Builder, scale: Var, x: Var, axis: int, block_size: int = 0) -> Var:
+    """Scales of all of ``x``, of the entries of an axis or of blocks, in a shape that broadcasts to its."""
+    if scale.rank == 0 or scale.shape == (1,):
+        return scale
+    axis %= x.rank
+    if scale.rank == 1:
+        return op.reshape(scale, [1] * axis + [scale.shape[0]] + [1] * (x.rank - axis - 1))
+    counts = [1] * (x.rank + 1)
+    counts[axis + 1] = block_size
+    repeated = op.Tile(op.Unsqueeze(scale, [axis + 1], dims=()), counts)
+    joined = op.vector([-1 if k == axis else op.dim(scale, k) for k in range(x.rank)])
+    end = op.vector([op.dim(x, axis)])  # the last block may be cut short
+    return op.Slice(op.Reshape(repeated, joined), [0], end, [axis], dims=x.dims)
+
+
+def over(op: Builder, g: Var, scale: Var) -> Var:
+    """``g / scale``; where g was multiplied by an equal scale last, what it was before."""
+    node = g.value.producer()
+    if node is not None and node.op_type == "Mul" and (node.name or "").startswith(NODE_PREFIX):
+        before, factor = node.inputs
+        assert before is not None
+        assert factor is not None
+        if _same_number(factor, scale.value):
+            return Var(before, op, g.dims)
+    return g / op.cast(scale, g.dtype)
+
+
+def _same_number(a: ir.Value, b: ir.Value) -> bool:
+    a, b = _origin(a), _origin(b)
+    x, y = a.const_value, b.const_value
+    if a is b:
+        return _is_single(a)
+    return x is not None and y is not None and x.size == y.size == 1 and x.numpy().item() == y.numpy().item()
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def _from(operands: Iterable[ir.Value | None], axis: int) -> Quantization | None:

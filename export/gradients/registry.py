@@ -164,8 +164,8 @@ def _formal(op_type: str, domain: str, opset: int, outputs: bool) -> tuple[tuple
     """Formal names of inputs or outputs, and whether the last is variadic."""
     found = schema(op_type, domain, opset)
     if found is None:
-        ours = signature(op_type, domain)
-        return (ours[int(outputs)], ours[2] and not outputs) if ours is not None else ((), False)
+        inputs_here, outputs_here, last_repeats = signature(op_type, domain)
+        return (outputs_here, False) if outputs else (inputs_here, last_repeats)
     formals = found.outputs if outputs else found.inputs
     variadic = bool(formals) and formals[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
     return tuple(f.name for f in formals), variadic

@@ -8,7 +8,18 @@ import onnx_ir as ir
 from ...contract import CLASS_INDEX, TOP_CLASS, Score
 from ...errors import ScoreError
 from ..gradients.builder import Builder, Dims, dims_of
-from .found import Choice, FoundScore, ScoreSpec, arg_max, find_tensor, logit, optional_input, pick, rows
+from .found import (
+    Choice,
+    FoundScore,
+    ScoreSpec,
+    arg_max,
+    find_tensor,
+    logit,
+    optional_input,
+    pick,
+    rows,
+    unrounded,
+)
 
 
 def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
@@ -16,6 +27,8 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     chosen = find_tensor(graph, spec.output)
     name = spec.output or chosen.name or ""
     activation, value = logit(chosen)
+    if not spec.seed:  # which would read it
+        value = unrounded(value)
     if spec.probability:
         value = chosen
     dims = dims_of(value) or dims_of(chosen)

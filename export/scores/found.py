@@ -13,10 +13,19 @@ import onnx_ir as ir
 from ...contract import PREFIX, Score, Task
 from ...errors import ScoreError, nearest
 from ..gradients.builder import Builder, Var, dims_of
+from ..gradients.definitions.registry import MICROSOFT
+from ..gradients.quantized import in_real_numbers
 
 #: What may stand between a logit, its activation and the output: the same numbers in another shape or type.
 SAME_NUMBERS = frozenset("Identity Reshape Flatten Squeeze Unsqueeze Cast Dropout".split())
-_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+_ACTIVATIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "QLinearSoftmax": "softmax",
+    "QLinearSigmoid": "sigmoid",
+}
+_ROUNDING = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
 HeadName = Literal["yolov5", "yolov8", "yolox", "detr", "rtdetr", "nms"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -153,18 +162,34 @@ def find_tensor(graph: ir.Graph, name: str | None) -> ir.Value:
 
 
 def logit(value: ir.Value) -> tuple[str | None, ir.Value]:
-    """The final activation, if there is one, and what goes into it."""
+    """The final activation, if there is one, and what goes into it, in real numbers."""
     at = value
-    while (node := at.producer()) is not None and not node.domain:
+    while (node := at.producer()) is not None and node.domain in ("", MICROSOFT):
         source = node.inputs[0] if node.inputs else None
         if source is None:
             break
         if node.op_type in _ACTIVATIONS:
-            return _ACTIVATIONS[node.op_type], source
-        if node.op_type not in SAME_NUMBERS:
+            return _ACTIVATIONS[node.op_type], in_real_numbers(source)
+        if node.op_type not in SAME_NUMBERS | _ROUNDING:
             break
         at = source
     return None, value
+
+
+def unrounded(value: ir.Value) -> ir.Value:
+    """What a value was before it was quantised, if no more was done to it.
+
+    The range of the quantised numbers is that of the scores that some images have: the highest score of
+    another image may lie at its end, and it is still to be explained.
+    """
+    at: ir.Value | None = value
+    while at is not None and (node := at.producer()) is not None:
+        if node.op_type == "QuantizeLinear":
+            return node.inputs[0] or value
+        if node.op_type not in ("DequantizeLinear", "Identity", "Cast"):
+            break
+        at = node.inputs[0]
+    return value
 
 
 def optional_input(op: Builder, name: str, default: np.ndarray[Any, Any]) -> Var:

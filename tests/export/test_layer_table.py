@@ -122,7 +122,7 @@ def test_timm(name, size, options, layer, shape, layout):
     ("name", "layer", "op_type", "shape"),
     [
         ("mobilenet_v2", "Relu_706", "Relu", ("batch", 1280, 8, 8)),
-        ("mobilenet_v2_qdq", "DequantizeLinear_709", "DequantizeLinear", ("batch", 1280, 8, 8)),
+        ("mobilenet_v2_qdq", "Relu_706", "DequantizeLinear", ("batch", 1280, 8, 8)),
         ("squeezenet1.1", "conv10_2", "Relu", (1, 1000, 13, 13)),
         ("squeezenet1.1_fp16", "conv10_2", "Relu", (1, 1000, 13, 13)),
         ("keras_mobilenet_v1_025_nhwc", "conv_pw_13_relu", "Clip", ("N", 256, 7, 7)),

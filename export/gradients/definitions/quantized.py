@@ -286,7 +286,7 @@ def qlinear_concat(call: Call) -> str:
     text, parts = "", []
     for k in range(0, len(call.node.inputs) - 2, 3):
         parts.append(f"part_{k}")
-        text += real(call, parts[-1], *(f"inputs_{k + j}" for j in range(3)))
+        text += real(call, parts[-1], f"inputs_{k}", f"inputs_{k + 1}", f"inputs_{k + 2}")
     text += f"result = Concat {call.attributes('axis')} ({', '.join(parts)})\n"
     return text + quantized(call, "Y", "result", "Y_scale", "Y_zero_point")
 

@@ -191,10 +191,10 @@ def find(node: ir.Node) -> Definition | None:
     return _DEFINITIONS.get((node.domain, node.op_type))
 
 
-def signature(op_type: str, domain: str) -> tuple[tuple[str, ...], tuple[str, ...], bool] | None:
-    """Formal inputs, formal outputs, and whether the last input is variadic; None for other operators."""
+def signature(op_type: str, domain: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Formal inputs, formal outputs, and whether the last input is variadic; nothing for other operators."""
     found = _DEFINITIONS.get((domain, op_type))
-    return None if found is None else (found.inputs, found.outputs, found.variadic)
+    return ((), (), False) if found is None else (found.inputs, found.outputs, found.variadic)
 
 
 def rank_of(value: ir.Value) -> int | None:

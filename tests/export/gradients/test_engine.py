@@ -484,7 +484,8 @@ def test_gaps_behind_whole_numbers_are_listed_too():
     model = normalize(
         ir.from_onnx_text(
             '<ir_version: 8, opset_import: ["": 18, "other": 1]> g (float[N,4] x) => (float[N,4] y) '
-            "<uint8[N,4] q, float[N,4] d> { q = other.Pack(x) c = Cast<to=2>(q) d = other.Unpack(c) y = Relu(d) }"
+            "<uint8[N,4] q, float[N,4] d> "
+            "{ q = other.Pack(x) c = Cast<to=2>(q) d = other.Unpack(c) y = Relu(d) }"
         )
     )
     with pytest.raises(NoGradientRule, match=r"(?s)2 operators.*other\.Pack.*other\.Unpack"):
