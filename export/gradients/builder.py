@@ -306,7 +306,7 @@ class Builder:
 
     def reshape_like(self, x: Var, like: Var) -> Var:
         """``x`` in the shape of ``like``."""
-        return self.reshape(x, like.shape, like)
+        return self.Reshape(x, self.Shape(like)) if like.dims is None else self.reshape(x, like.dims, like)
 
     def expand_like(self, x: Var, like: Var) -> Var:
         """``x`` broadcast to the shape of ``like``."""

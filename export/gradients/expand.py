@@ -42,29 +42,30 @@ def expand(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
     if graph is None:
         return None
     known = {v.name: v for v in node.inputs if v is not None}
-    for name, value in graph.initializers.items():
-        if name not in known:
+    ends = {v.name: v for v in graph.outputs}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        there = known.get(value.name)
+        if there is None:
             assert value.const_value is not None
-            known[name] = op.const(value.const_value.numpy()).value
+            there = op.const(value.const_value.numpy()).value
+        value.replace_all_uses_with(there, replace_graph_outputs=True)  # in branches, too
+        if value.name in ends:
+            ends[value.name] = there
+    graph.outputs.clear()
     # The names that inference invents for other sizes are unique within the body alone.
     symbols = {d for v in (*node.inputs, *node.outputs) if v is not None for d in dims_of(v) or ()}
-    for inner in graph:
-        made = ir.Node(
-            "",
-            inner.op_type,
-            [None if v is None else known[v.name] for v in inner.inputs],
-            inner.attributes.values(),
-            num_outputs=len(inner.outputs),
-            name=op.unique(f"{NODE_PREFIX}{op.scope}{inner.op_type}"),
-            doc_string=op.doc,
-        )
-        for k, (a, b) in enumerate(zip(inner.outputs, made.outputs, strict=True)):
-            b.name = op.unique(f"{made.name}_output_{k}")
-            b.type, b.shape = a.type, _known_shape(a, symbols)
-            known[a.name] = b
-        op.graph.append(made)
-        op.added.append(made)
-    return {v: known[v.name] for v in node.outputs if v.name}
+    moved = [*graph]
+    for inner in [*graph.all_nodes()]:
+        inner.name = op.unique(f"{NODE_PREFIX}{op.scope}{inner.op_type}")
+        inner.doc_string = op.doc
+        for k, value in enumerate(inner.outputs):
+            value.name = op.unique(f"{inner.name}_output_{k}")
+            value.shape = _known_shape(value, symbols)
+    for inner in moved:
+        graph.remove(inner)
+        op.graph.append(inner)
+        op.added.append(inner)
+    return {v: ends[v.name] for v in node.outputs if v.name}
 
 
 def definition(node: ir.Node, opset: int) -> ir.Graph | None:
@@ -130,6 +131,7 @@ def _inlined(node: ir.Node, function: onnx.FunctionProto, opset: int) -> ir.Grap
         [onnx.helper.make_value_info(n, _type_of(v)) for n, v in values.items() if n not in sizes],
         [_declared(v) for v in node.outputs if v.name],
         [onnx.numpy_helper.from_array(a, n) for n, a in sizes.items()],
+        value_info=[onnx.helper.make_value_info(n, _type_of(values[n])) for n in sizes],
     )
     model = onnx.helper.make_model(
         graph,

@@ -7,6 +7,8 @@ Kinks follow PyTorch.
 
 import math
 
+import onnx_ir as ir
+
 from ..builder import Builder, Var
 from ..registry import Unsupported, vjp
 
@@ -226,8 +228,20 @@ def gelu_x(op: Builder, g: Var, X: Var, *, approximate: str) -> Var:
 
 @vjp("Softmax", wrt="input", since=13)
 def softmax_input(op: Builder, g: Var, output: Var, *, axis: int) -> Var:
+    if _is_patched(output.value):
+        # A row that is masked out entirely is NaN; a Where behind replaces it, and lets nothing back.
+        output = op.where(op.IsNaN(output), 0, output)
     weighted = g * output
     return weighted - output * op.sum(weighted, [axis])
+
+
+def _is_patched(value: ir.Value) -> bool:
+    """Whether a Where, perhaps behind a Cast, picks among the entries of a value."""
+    readers = value.consumers()
+    return any(
+        n.op_type == "Where" or (n.op_type in ("Cast", "CastLike") and _is_patched(n.outputs[0]))
+        for n in readers
+    )
 
 
 @vjp("LogSoftmax", wrt="input", since=13)

@@ -45,6 +45,12 @@ POINTS = [
     ("hard swish at its bounds", "y = HardSwish(x)", {"x": f(-4, 0, 4)}, f(0, 0.5, 1)),
     ("abs at 0", "y = Abs(x)", {"x": f(-2, 0, 2)}, f(-1, 0, 1)),
     (
+        "softmax of a row that is masked out, patched",
+        "m = Add(x, w); p = Softmax(m); n = IsNaN(p); q = Where(n, z, p); y = Mul(q, w2)",
+        {"x": f([0, 0], [1, 2]), "w": f([0, 0], [-inf, -inf]), "z": s(0), "w2": f([1, 3], [1, 3])},
+        f([-0.5, 0.5], [0, 0]),
+    ),
+    (
         "softmax at its ends",
         "y = Mul(p, w); p = Softmax(x)",
         {"x": f(1e4, -1e4, 1e4), "w": f(1, 2, 3)},
