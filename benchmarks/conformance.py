@@ -28,17 +28,15 @@ def main() -> int:
     arguments = parser.parse_args()
     started = time.perf_counter()
     known = node_tests()
-    verdicts = {}
+    found = {}
     for operator in arguments.operators or known:
-        found = outcomes(operator)
-        verdicts[operator] = verdict(operator, found)
-        print(describe(operator, found), flush=True)
-    today = datetime.datetime.now(tz=datetime.UTC).date()
-    table = render(verdicts, sum(len(known[operator]) for operator in verdicts), today)
+        found[operator] = outcomes(operator)
+        print(describe(operator, found[operator]), flush=True)
+    table = render(found, datetime.datetime.now(tz=datetime.UTC).date())
     print(f"\n{table}\n\n{time.perf_counter() - started:.0f} s")
     if arguments.write and not arguments.operators:
         write(table)
-    return int(WRONG in verdicts.values())
+    return int(any(verdict(operator, those) == WRONG for operator, those in found.items()))
 
 
 if __name__ == "__main__":

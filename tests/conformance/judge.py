@@ -57,6 +57,7 @@ class Outcome:
         nudged: whether the data lay on a kink and was moved off it.
         exact: evaluated in float64, not in float32 by ONNX Runtime.
         in_ort: whether the graph ran in ONNX Runtime, with the same gradient; None: the case itself does not.
+        spelt_out: whether the case holds a definition in place of the operator's node.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Outcome:
     nudged: bool = False
     exact: bool = True
     in_ort: bool | None = None
+    spelt_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class _Pair:
 
     def _says(self, kind: Kind, note: str = "", **more: Any) -> Outcome:
         pair = f"d {self.of} / d {self.wrt}"
-        return Outcome(kind, self.test.name, pair, note, constants=self.constants, **more)
+        more |= {"constants": self.constants, "spelt_out": self.test.spelt_out}
+        return Outcome(kind, self.test.name, pair, note, **more)
 
     def _differentiated(self) -> tuple[onnx.ModelProto, str]:
         """With the inputs as they are; failing that, with all others as constants, as files have them."""

@@ -23,8 +23,7 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 class NodeTest:
     """A case: its model, its data, and the operator that it is about.
 
-    A case whose name ends in ``_expanded`` holds ONNX's definition of an operator in place of its
-    node, and counts for that operator.
+    A case whose name ends in ``_expanded`` holds ONNX's definition of an operator in place of its node.
     """
 
     name: str
@@ -32,6 +31,11 @@ class NodeTest:
     model: onnx.ModelProto
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+
+    @property
+    def spelt_out(self) -> bool:
+        """Whether the model holds the operator's definition, a graph of simpler ones."""
+        return "_expanded" in self.name
 
     @property
     def feeds(self) -> dict[str, Any]:

@@ -26,11 +26,13 @@ def outcomes(operator: str) -> list[Outcome]:
 def verdict(operator: str, found: Iterable[Outcome]) -> str:
     """The row of the table that an operator belongs to.
 
-    It passes if every case that can be evaluated does; what else it is, the worst of its cases says.
+    It passes if every case that can be evaluated does; what else it is, the worst of its cases says. A case
+    that spells the operator out counts where it is wrong; what is missing in it are other operators.
     """
     by_kind: dict[Kind, list[Outcome]] = {}
     for outcome in found:
-        by_kind.setdefault(outcome.kind, []).append(outcome)
+        if not outcome.spelt_out or outcome.kind == Kind.WRONG:
+            by_kind.setdefault(outcome.kind, []).append(outcome)
     if Kind.WRONG in by_kind:
         return WRONG
     if Kind.NO_RULE in by_kind:
@@ -51,8 +53,21 @@ def _reason(operator: str, note: str) -> str:
     return match[2] if match[1] == operator else f"its definition has {match[1]}: {match[2]}"
 
 
-def render(verdicts: Mapping[str, str], cases: int, date: datetime.date) -> str:
-    """The table as it stands in the README."""
+def passing_cases(found: Iterable[Outcome], spelt_out: bool) -> tuple[int, int]:
+    """How many cases have a right gradient wherever one flows, and how many there are."""
+    kinds: dict[str, set[Kind]] = {}
+    for outcome in found:
+        if outcome.spelt_out == spelt_out:
+            kinds.setdefault(outcome.case, set()).add(outcome.kind)
+    right = [k for k in kinds.values() if k <= {Kind.PASS, Kind.STOPPED}]
+    return len(right), len(kinds)
+
+
+def render(found: Mapping[str, Sequence[Outcome]], date: datetime.date) -> str:
+    """The table as it stands in the README, from every operator's outcomes."""
+    verdicts = {operator: verdict(operator, outcomes) for operator, outcomes in found.items()}
+    every = [o for outcomes in found.values() for o in outcomes]
+    nodes, graphs = passing_cases(every, False), passing_cases(every, True)
     rows: dict[str, list[str]] = {}
     for operator, row in verdicts.items():
         rows.setdefault(row, []).append(operator)
@@ -62,8 +77,10 @@ def render(verdicts: Mapping[str, str], cases: int, date: datetime.date) -> str:
         for kind in dict.fromkeys(r.partition(":")[0] for r in order)
     )
     lines = [
-        f"{len(verdicts)} operators, {cases} cases: {total} ({date}; onnx {onnx.__version__}, "
-        f"ONNX Runtime {ort.__version__}; `python benchmarks/conformance.py`).",
+        f"{len(verdicts)} operators: {total}. {nodes[0]} of their {nodes[1]} cases have the right gradient, "
+        f"and {graphs[0]} of the {graphs[1]} that spell an operator out as the graph that defines it.",
+        f"({date}; onnx {onnx.__version__}, ONNX Runtime {ort.__version__}; "
+        "`python benchmarks/conformance.py`)",
         "",
         "<details><summary>By operator</summary>",
         "",

@@ -116,13 +116,24 @@ def test_an_operator_passes_only_if_all_its_cases_do(kinds, row):
     assert verdict("Op", [Outcome(kind, "case", "d y / d x", "Op x: why; more") for kind in kinds]) == row
 
 
+def test_what_is_missing_in_a_definition_is_another_operator():
+    passed = Outcome(Kind.PASS, "case", "d y / d x")
+    for kind, row in ((Kind.NO_RULE, PASS), (Kind.WRONG, WRONG)):
+        assert verdict("Op", [passed, Outcome(kind, "case_expanded", "d y / d x", spelt_out=True)]) == row
+
+
 def test_the_table_reads_back_as_it_was_written(monkeypatch, tmp_path):
-    verdicts = {"Abs": PASS, "Exp": PASS, "Floor": "not differentiable: steps", "Scan": "no rule: it loops"}
+    kinds = {"Abs": Kind.PASS, "Exp": Kind.PASS, "Floor": Kind.STOPPED, "Scan": Kind.NO_RULE}
+    found = {name: [Outcome(kind, f"{name}_case", "d y / d x", "steps")] for name, kind in kinds.items()}
+    found["Abs"] += [Outcome(Kind.NO_RULE, "Abs_expanded", "d y / d x", "steps", spelt_out=True)]
     monkeypatch.setattr(table, "README", tmp_path / "README.md")
     table.README.write_text("before\n<!-- table: operators -->\nold\n<!-- /table -->\nafter")
-    table.write(render(verdicts, 9, datetime.date(2026, 1, 2)))
-    assert recorded() == verdicts
+    table.write(render(found, datetime.date(2026, 1, 2)))
+    assert recorded() == {name: verdict(name, outcomes) for name, outcomes in found.items()}
     text = table.README.read_text()
-    assert "4 operators, 9 cases: 2 pass, 1 no rule, 1 not differentiable (2026-01-02; onnx" in text
+    assert (
+        "4 operators: 2 pass, 1 no rule, 1 not differentiable. 3 of their 4 cases have the right gradient, "
+        "and 0 of the 1 that spell an operator out as the graph that defines it." in text
+    )
     assert text.startswith("before\n")
     assert text.endswith("<!-- /table -->\nafter")
