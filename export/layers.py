@@ -166,6 +166,11 @@ class Names:
             return name
         if name in self._nodes:
             return self._nodes[name] or ""
+        # What ONNX Runtime's quantiser calls the tensors and nodes that it puts in the place of others.
+        if f"{name}_quantized" in self._values:
+            return f"{name}_quantized"
+        if f"{name}_quant" in self._nodes:
+            return self._nodes[f"{name}_quant"] or ""
         if name in self._inside:
             node = self._inside[name]
             label = node.name or node.outputs[0].name

@@ -25,15 +25,24 @@ CUDA_GAPS = {
 }
 
 
-def notes_on(graph: ir.Graph, record: Record, zero_gradient: Sequence[str]) -> tuple[str, ...]:
+def notes_on(
+    graph: ir.Graph, record: Record, zero_gradient: Sequence[str], other_kernels: bool = False
+) -> tuple[str, ...]:
     """Sentences about a finished graph.
 
     Args:
         graph: with the explanation in it.
         record: its record.
         zero_gradient: layers whose gradient was zero on the input it was verified with.
+        other_kernels: whether ONNX Runtime runs other integer kernels than in the source file.
     """
     notes = []
+    if other_kernels:
+        notes.append(
+            "The file computes what its source does, node by node, but on this CPU ONNX Runtime fuses int8 "
+            "activations only where nothing further reads them: some outputs differ by steps of their scale. "
+            "The session option session.qdqisint8allowed=1 fuses both alike, as uint8 activations are."
+        )
     opset = graph.opset_imports.get("", 18)
     missing = {op for since, ops in CUDA_GAPS.items() if since <= opset for op in ops.split()}
     counts = Counter(n.op_type for n in graph if not n.domain and n.op_type in missing)

@@ -17,7 +17,7 @@ from ..preprocess import resolve
 from .explainable import add_explanation, strip
 from .from_onnx import inline, input_named, load, normalize, sha256
 from .gradients.builder import dims_of
-from .gradients.quantized import is_real, quantization, readable
+from .gradients.quantized import QUANTIZING, is_real, quantization, readable
 from .layers import AUTO, Names, candidates, differentiable_layers
 from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
@@ -105,7 +105,8 @@ def rewrite_onnx(
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
     with staged(model, target) as draft:
         original = source if isinstance(source, bytes) else os.fspath(source)
-        agreement = compare(original, draft, record, feeds) if verify else None
+        rounds = any(n.op_type in QUANTIZING for n in model.graph)
+        agreement = compare(original, draft, record, feeds, rounds) if verify else None
         size = sum(p.stat().st_size for p in draft.parent.iterdir())
     zero = agreement.zero_gradient if agreement is not None else ()
     return ExportReport(
@@ -117,7 +118,7 @@ def rewrite_onnx(
         bytes=size,
         copied_bytes=copied_bytes(model.graph),
         output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,
-        notes=notes_on(model.graph, record, zero),
+        notes=notes_on(model.graph, record, zero, agreement is not None and agreement.other_kernels),
         seconds=time.perf_counter() - started,
     )
 
