@@ -90,12 +90,28 @@ def judge(test: NodeTest) -> list[Outcome]:
     """The outcomes of a case, one per float input and output."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return [_Pair(test, of, wrt).outcome() for of in test.float_outputs for wrt in test.float_inputs]
+        shared: _Shared = {}
+        return [
+            _Pair(test, of, wrt, shared).outcome() for of in test.float_outputs for wrt in test.float_inputs
+        ]
+
+
+_Differentiated = tuple[onnx.ModelProto, dict[str, str]]
+_Shared = dict[tuple[str, bool], _Differentiated | None]
+
+
+def differentiated(model: onnx.ModelProto, of: str, wrt: Sequence[str]) -> _Differentiated:
+    """A model with gradients, and their names; its seed is called ``cotangent``."""
+    work = normalize(ir.from_proto(model))
+    names = add_gradients(work, of, wrt, seed="cotangent")
+    return ir.to_proto(work), names
 
 
 class _Pair:
-    def __init__(self, test: NodeTest, of: str, wrt: str) -> None:
-        self.test, self.of, self.wrt = test, of, wrt
+    """One input and output; those of a case share the graph with all gradients, where there is one."""
+
+    def __init__(self, test: NodeTest, of: str, wrt: str, shared: _Shared) -> None:
+        self.test, self.of, self.wrt, self.shared = test, of, wrt, shared
         self.constants = False
 
     def outcome(self) -> Outcome:
@@ -117,18 +133,35 @@ class _Pair:
     def _differentiated(self) -> tuple[onnx.ModelProto, str]:
         """With the inputs as they are; failing that, with all others as constants, as files have them."""
         try:
-            return self._with_gradient(self.test.model)
+            return self._with_gradient()
         except LayerNotOnPath:
             raise
         except OnnxcamError:
             self.constants = True
-            return self._with_gradient(self._model)
+            return self._with_gradient()
 
-    @cached_property
+    def _with_gradient(self, lowered: bool = False) -> tuple[onnx.ModelProto, str]:
+        """The case with its gradient; alone, where not every input has one."""
+        model = _lowered(self._model) if lowered else self._model
+        if not self.constants:
+            key = self.of, lowered
+            if key not in self.shared:
+                try:
+                    self.shared[key] = differentiated(model, self.of, self.test.float_inputs)
+                except Exception:
+                    self.shared[key] = None
+            if (together := self.shared[key]) is not None:
+                return together[0], together[1][self.wrt]
+        alone, names = differentiated(model, self.of, [self.wrt])
+        return alone, names[self.wrt]
+
+    @property
     def _model(self) -> onnx.ModelProto:
         """The case as it is differentiated."""
-        if not self.constants:
-            return self.test.model
+        return self._with_constants if self.constants else self.test.model
+
+    @cached_property
+    def _with_constants(self) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(self.test.model)
         graph = copy.graph
@@ -138,14 +171,6 @@ class _Pair:
                 graph.initializer.append(numpy_helper.from_array(data, value.name))
                 graph.input.remove(value)
         return copy
-
-    def _with_gradient(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-        work = normalize(ir.from_proto(model))
-        name = add_gradients(work, self.of, [self.wrt], seed="cotangent")[self.wrt]
-        return ir.to_proto(work), name
-
-    def _feeds(self, model: onnx.ModelProto, feeds: Feeds) -> dict[str, Any]:
-        return {v.name: feeds[v.name] for v in model.graph.input if v.name in feeds}
 
     # -- comparing ----------------------------------------------------------------------------
 
@@ -180,7 +205,10 @@ class _Pair:
                     failed.append(_first_line(e))
                     continue
                 return self._says(Kind.WRONG, f"the gradient does not run: {_first_line(e)}", exact=exact)
-            ran, why = self._runs(model, gradient) if exact else (True, "")
+            try:
+                ran, why = self._runs(model, gradient) if exact else (True, "")
+            except OnnxcamError as e:  # what ONNX defines at its newest opset alone
+                return self._says(Kind.NO_RULE, _reason(e), exact=exact, nudged=nudged)
             if found:
                 return self._says(Kind.WRONG, found, exact=exact, nudged=nudged, in_ort=ran)
             if why:
@@ -268,17 +296,13 @@ class _Pair:
 
     def _runs(self, model: onnx.ModelProto, gradient: str) -> tuple[bool | None, str]:
         """Whether ONNX Runtime, if it runs the case, runs the differentiated file to the same gradient."""
-        forward = onnx.ModelProto()
-        forward.CopyFrom(self._model)
-        for o in forward.opset_import:
-            if o.domain in ("", "ai.onnx"):
-                o.version = min(o.version, NEWEST_IN_ORT)
+        forward = _lowered(self._model)
         try:
             y = in_ort(forward, [self.of])(self.test.feeds)[0]
-            if forward.opset_import != model.opset_import:
-                model, gradient = self._with_gradient(forward)
         except Exception:
             return None, ""
+        if forward.opset_import != self._model.opset_import:
+            model, gradient = self._with_gradient(lowered=True)
         finite = np.isfinite(y.astype(np.float64))
         seed = np.where(finite, self._rng("seed").standard_normal(y.shape), 0).astype(y.dtype)
         try:
@@ -293,21 +317,16 @@ class _Pair:
         size = float(np.sqrt(np.mean(np.square(wanted[np.isfinite(wanted)])))) if wanted.size else 0.0
         off = np.abs(got - wanted)[np.isfinite(wanted)] / max(size, 1e-3)
         # Where rounding decides a maximum or a bound, single entries differ.
-        if off.size and float(np.quantile(off, 0.5)) > (3e-2 if y.dtype.itemsize < 4 else 1e-3):
-            return (
-                False,
-                f"ONNX Runtime gives another gradient: half of its entries are off by {off.max():.2g}",
-            )
+        if off.size and float(np.quantile(off, 0.8)) > (3e-2 if y.dtype.itemsize < 4 else 1e-3):
+            return False, f"ONNX Runtime gives another gradient, off by up to {off.max():.2g} of its size"
         return True, ""
 
     # -- stopped ------------------------------------------------------------------------------
 
     def _stopped(self, message: str) -> Outcome:
         """Nothing flows: whether the value itself moves with the input, says a difference."""
-        reason = (
-            message.split(" lets nothing through (")[-1].split("). ")[0] if "lets nothing" in message else ""
-        )
-        reason = reason or "the output does not depend on it"
+        _, stopped, reason = message.partition(" lets nothing through (")
+        reason = reason.split("). ")[0] if stopped else "the output does not depend on it"
         try:
             value, feeds = in_reference(self.test.model, [self.of]), wide_feeds(self.test.feeds)
             y = self._y(value, feeds)
@@ -318,6 +337,16 @@ class _Pair:
             return self._says(Kind.STOPPED, reason)
         moves = moved.shape == y.shape and 0 < np.nanmax(np.abs(moved - y), initial=0) < 1e-3
         return self._says(Kind.STOPPED, f"held constant: {reason}" if moves else reason)
+
+
+def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
+    """At the newest opset that ONNX Runtime loads, if it is above."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for o in copy.opset_import:
+        if o.domain in ("", "ai.onnx"):
+            o.version = min(o.version, NEWEST_IN_ORT)
+    return copy
 
 
 def in_reference(model: onnx.ModelProto, outputs: Sequence[str]) -> Run:
