@@ -318,7 +318,12 @@ class _Pair:
         off = np.abs(got - wanted)[np.isfinite(wanted)] / max(size, 1e-3)
         # Where rounding decides a maximum or a bound, single entries differ.
         if off.size and float(np.quantile(off, 0.8)) > (3e-2 if y.dtype.itemsize < 4 else 1e-3):
-            return False, f"ONNX Runtime gives another gradient, off by up to {off.max():.2g} of its size"
+            # Where it computes another value than ONNX's reference, it is held to its own.
+            own, _ = self._agree(
+                in_ort(forward, [self.of]), in_ort(model, [gradient]), self.test.feeds, SINGLE
+            )
+            if own:
+                return False, f"ONNX Runtime gives another gradient, off by up to {off.max():.2g} of its size"
         return True, ""
 
     # -- stopped ------------------------------------------------------------------------------
