@@ -34,13 +34,45 @@ def geometry(op: Builder, node: ir.Node) -> dict[str, tuple[Any, ...]]:
     strides = tuple(attributes.get("strides") or (1,) * rank)
     dilations = tuple(attributes.get("dilations") or (1,) * rank)
     auto_pad = attributes.get("auto_pad", "NOTSET")
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+    if node.op_type == "ConvTranspose":
+        pads = _transposed(op, node, kernel, strides, dilations, attributes)
+    elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same(op, op.wrap(data), kernel, strides, dilations, auto_pad == "SAME_LOWER")
     elif auto_pad == "VALID":
         pads = (0,) * (2 * rank)
     else:
         pads = tuple(attributes.get("pads") or (0,) * (2 * rank))
     return {"strides": strides, "pads": pads, "dilations": dilations, "kernel_shape": tuple(kernel)}
+
+
+def _transposed(
+    op: Builder,
+    node: ir.Node,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    attributes: dict[str, Any],
+) -> tuple[Pad, ...]:
+    """The pads of a ConvTranspose, which ``output_shape`` and ``auto_pad`` state by its result's size."""
+    rank = len(kernel)
+    auto_pad = attributes.get("auto_pad", "NOTSET")
+    if auto_pad in ("NOTSET", "VALID") and not attributes.get("output_shape"):
+        return (
+            tuple(attributes.get("pads") or (0,) * (2 * rank)) if auto_pad == "NOTSET" else (0,) * (2 * rank)
+        )
+    data, result = node.inputs[0], node.outputs[0]
+    before, after = (dims_of(v) if v is not None else None for v in (data, result))
+    if before is None or after is None or not is_static((*before[2:], *after[2:])):
+        raise op.shape_unknown(result)
+    extra = attributes.get("output_padding") or (0,) * rank
+    begins, ends = [], []
+    sizes: Any = zip(before[2:], after[2:], strides, reach(kernel, dilations), extra, strict=True)
+    for n, m, stride, span, more in sizes:
+        total = (n - 1) * stride + more + span - m
+        small, large = total // 2, total - total // 2
+        begins.append(small if auto_pad == "SAME_UPPER" else large)
+        ends.append(large if auto_pad == "SAME_UPPER" else small)
+    return (*begins, *ends)
 
 
 def reach(kernel_shape: Sequence[int], dilations: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ from . import (
     quantization,
     reduction,
     refused,
+    resize,
     shape,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "quantization",
     "reduction",
     "refused",
+    "resize",
     "shape",
 ]

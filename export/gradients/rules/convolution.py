@@ -47,6 +47,131 @@ def conv_x(
     return scatter_windows(op, g, W, X, strides, begins, dilations, spans, group)
 
 
+@vjp("Conv", wrt="W")
+def conv_w(
+    op: Builder,
+    g: Var,
+    X: Var,
+    W: Var,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[Pad, ...],
+    dilations: tuple[int, ...],
+    group: int,
+) -> Var:
+    return _weights(op, X, g, W, strides, pads, dilations, group)
+
+
+@vjp("Conv", wrt="B")
+@vjp("ConvTranspose", wrt="B")
+def conv_b(op: Builder, g: Var, X: Var) -> Var:
+    over = [0, *range(2, X.rank)]
+    return op.ReduceSum(g, over, keepdims=0, dims=(None,))
+
+
+@vjp("ConvTranspose", wrt="X")
+def conv_transpose_x(
+    op: Builder,
+    g: Var,
+    X: Var,
+    W: Var,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[Pad, ...],
+    dilations: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    group: int,
+) -> Var:
+    # The transposed convolution is the adjoint of a convolution with the same weights: this one.
+    g, pads = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
+    return op.Conv(g, W, strides=strides, pads=pads, dilations=dilations, group=group, dims=X.dims)
+
+
+@vjp("ConvTranspose", wrt="W")
+def conv_transpose_w(
+    op: Builder,
+    g: Var,
+    X: Var,
+    W: Var,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[Pad, ...],
+    dilations: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    group: int,
+) -> Var:
+    g, pads = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
+    return _weights(op, g, X, W, strides, pads, dilations, group)
+
+
+def _reached(
+    op: Builder, g: Var, X: Var, strides: Sequence[int], pads: Sequence[Pad], spans: Sequence[int]
+) -> tuple[Var, list[int]]:
+    """The part of a transposed convolution's gradient that its windows reach, and the pads around it.
+
+    An output_shape can lie beyond the windows (negative pads), and output_padding adds cells behind them.
+    """
+    rank = len(strides)
+    if g.dims is None:
+        g = Var(g.value, op, (X.shape[0], *[None] * (rank + 1)))
+    assert all(isinstance(p, int) for p in pads)
+    begins: list[int] = [max(p, 0) for p in pads[:rank]]  # type: ignore[type-var]
+    ends: list[int] = [max(p, 0) for p in pads[rank:]]  # type: ignore[type-var]
+    for k, (stride, span) in enumerate(zip(strides, spans, strict=True)):
+        n, m = X.shape[k + 2], g.shape[k + 2]
+        before: Any = max(-pads[k], 0)  # type: ignore[operator]
+        if isinstance(n, int) and isinstance(m, int):
+            reached = (n - 1) * stride + span - begins[k]
+            stop = min(m, before + reached)
+            ends[k] = reached - (stop - before)
+            if before or stop < m:
+                g = op.slice(g, [before], [stop], [k + 2])
+        elif before or min(pads[rank + k], 0):  # type: ignore[type-var]
+            raise op.shape_unknown(X.value)
+    return g, [*begins, *ends]
+
+
+def _weights(
+    op: Builder,
+    image: Var,
+    g: Var,
+    W: Var,
+    strides: Sequence[int],
+    pads: Sequence[Pad],
+    dilations: Sequence[int],
+    group: int,
+) -> Var:
+    """How much each weight (M, C/group, k...) has part in ``g`` (N, M, ...) through ``image`` (N, C, ...).
+
+    The images' windows at the weight's place, times g: a convolution in which batch and channels have
+    changed places, and strides and dilations.
+    """
+    rank = len(strides)
+    g = g if g.dims is not None else Var(g.value, op, (None,) * (rank + 2))
+    if not all(isinstance(p, int) for p in pads):
+        begins, ends = [0, 0, *pads[:rank]], [0, 0, *pads[rank:]]
+        image, pads = op.pad(image, begins, ends), (0,) * (2 * rank)
+    per_group = W.shape[1]
+    n, inside = image.shape[0], [op.dim(image, k) for k in range(2, image.rank)]
+    spatial = image.shape[2:]
+    if group > 1:
+        if not isinstance(per_group, int):
+            raise op.shape_unknown(W.value)
+        # (N, group * C, ...) -> (C, group * N, ...)
+        split = op.vector([0, group, per_group, *inside])
+        apart = op.Reshape(image, split, dims=(n, group, per_group, *spatial))
+        turned = op.transpose(apart, [2, 1, 0, *range(3, rank + 3)])
+        turned = op.Reshape(turned, op.vector([per_group, -1, *inside]), dims=(per_group, None, *spatial))
+    else:
+        turned = op.transpose(image, [1, 0, *range(2, rank + 2)])
+    kernel = op.transpose(g, [1, 0, *range(2, rank + 2)])
+    made = op.Conv(turned, kernel, strides=dilations, pads=pads, dilations=strides, group=group)
+    made = Var(made.value, op, (W.shape[1], W.shape[0], *[None] * rank))
+    made = op.transpose(made, [1, 0, *range(2, rank + 2)])
+    # A stride can leave room for windows that are not there.
+    return crop(op, made, [0] * rank, W)
+
+
 def scatter_windows(
     op: Builder,
     g: Var,
@@ -113,8 +238,10 @@ def _mirrored(op: Builder, W: Var, group: int) -> Var:
         return op.transpose(W, [1, 0, *range(2, rank + 2)])
     if per_group == 1 and group == M:
         return W  # depthwise, one filter a channel
-    assert isinstance(M, int)
-    assert isinstance(per_group, int)
-    split = op.reshape(W, (group, M // group, per_group, *kernel))
+    sizes = [op.dim(W, k) for k in range(1, W.rank)]
+    count = M // group if isinstance(M, int) else None
+    split = op.Reshape(W, op.vector([group, -1, *sizes]), dims=(group, count, per_group, *kernel))
     swapped = op.transpose(split, [0, 2, 1, *range(3, rank + 3)])
-    return op.reshape(swapped, (group * per_group, M // group, *kernel))
+    joined = group * per_group if isinstance(per_group, int) else None
+    behind = [op.dim(swapped, k) for k in range(2, rank + 3)]
+    return op.Reshape(swapped, op.vector([-1, *behind]), dims=(joined, count, *kernel))

@@ -25,7 +25,6 @@ class ConvTranspose(OpRun):
         pads = attributes.get("pads") or [0] * 2 * rank
         extra = attributes.get("output_padding") or [0] * rank
         group = attributes.get("group") or 1
-        assert b is None
         assert not attributes.get("output_shape")
         sizes = [
             (n - 1) * s + (k - 1) * d + 1 + e
@@ -44,7 +43,8 @@ class ConvTranspose(OpRun):
             )
             full[:, outputs, *where] += np.einsum("nc...,cm->nm...", x[:, inputs], w[inputs, :, *at])
         kept = tuple(slice(b, n - e) for b, e, n in zip(pads[:rank], pads[rank:], sizes, strict=True))
-        return (full[:, :, *kept],)
+        bias = 0 if b is None else b.reshape(-1, *[1] * rank)
+        return (full[:, :, *kept] + bias,)
 
 
 class _Pool(OpRun):

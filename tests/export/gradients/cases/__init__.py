@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._make import Case, vector
-from .convolution import CONVOLUTION
+from .convolution import CONVOLUTION, CONVOLUTION_WEIGHTS, TRANSPOSED
 from .expanded import EXPANDED
 from .indexing import INDEXING
 from .linear import LINEAR
@@ -12,10 +12,13 @@ from .pointwise import POINTWISE
 from .pooling import POOLING
 from .quantization import QUANTIZATION
 from .reduction import REDUCTION
+from .resize import RESIZE
 from .shape import SHAPE
 
 CASES: list[Case] = [
     *CONVOLUTION,
+    *CONVOLUTION_WEIGHTS,
+    *TRANSPOSED,
     *POOLING,
     *POINTWISE,
     *LINEAR,
@@ -25,6 +28,7 @@ CASES: list[Case] = [
     *NORMALIZATION,
     *EXPANDED,
     *QUANTIZATION,
+    *RESIZE,
 ]
 
 __all__ = ["CASES", "CONVOLUTION", "EXPANDED", "POOLING", "vector"]

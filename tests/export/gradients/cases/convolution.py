@@ -75,3 +75,59 @@ CONVOLUTION = [
     ),
     case("conv then relu", "c = Conv<pads=[1,1,1,1]>(x, w, b); y = Relu(c)", x=N, w=(4, 3, 3, 3), b=(4,)),
 ]
+
+#: With respect to weights and biases, which may be computed at run time.
+CONVOLUTION_WEIGHTS = [
+    case(
+        name,
+        f"y = Conv<kernel_shape={[*w[2:]]}, {attributes}>(x, w, b)",
+        x=x,
+        w=w,
+        b=(w[0],),
+        wrt=("x", "w", "b"),
+    )
+    for name, attributes, x, w in (
+        ("conv weights", "pads=[1,0,1,0]", (2, 3, 6, 5), (4, 3, 3, 2)),
+        ("conv weights, stride leaves a row", "strides=[2,3]", (2, 3, 8, 8), (4, 3, 3, 3)),
+        ("conv weights, dilated", "dilations=[2,1], pads=[1,2,0,1]", N, (4, 3, 3, 2)),
+        ("conv weights in groups", "group=2, strides=[2,1], pads=[1,1,1,1]", (2, 4, 5, 6), (6, 2, 3, 3)),
+        ("conv weights, depthwise", "group=3, pads=[1,1,1,1]", N, (6, 1, 3, 3)),
+        ("conv weights, SAME_UPPER", 'auto_pad="SAME_UPPER", strides=[2,2]', (1, 3, 6, 7), (4, 3, 3, 3)),
+        ("conv weights 1-D", "strides=[2], pads=[1,2]", (2, 3, 8), (4, 3, 3)),
+        ("conv weights 3-D", "strides=[1,2,1]", (1, 2, 4, 5, 3), (3, 2, 2, 3, 3)),
+    )
+]
+
+TRANSPOSED = [
+    case(
+        "convtranspose with a bias",
+        "y = ConvTranspose(x, w, b)",
+        x=(2, 3, 4, 5),
+        w=(3, 4, 3, 2),
+        b=(4,),
+        wrt=("b",),
+    ),
+    *(
+        case(
+            name,
+            f"y = ConvTranspose<kernel_shape={[*w[2:]]}, {attributes}>(x, w)",
+            x=x,
+            w=w,
+            wrt=("x", "w"),
+        )
+        for name, attributes, x, w in (
+            ("convtranspose", "pads=[0,0,0,0]", (2, 3, 4, 5), (3, 4, 3, 2)),
+            ("convtranspose doubling", "strides=[2,2], pads=[1,1,1,1]", (2, 3, 4, 5), (3, 2, 4, 4)),
+            (
+                "convtranspose with output_padding",
+                "strides=[2,3], pads=[1,0,1,0], output_padding=[1,2]",
+                (1, 3, 4, 3),
+                (3, 2, 3, 3),
+            ),
+            ("convtranspose dilated", "dilations=[2,1], pads=[1,1,2,0]", (1, 3, 5, 4), (3, 2, 2, 3)),
+            ("convtranspose in groups", "group=2, strides=[2,1]", (2, 4, 3, 4), (4, 3, 2, 3)),
+            ("convtranspose 1-D", "strides=[3]", (2, 3, 4), (3, 2, 2)),
+            ("convtranspose 3-D", "strides=[1,2,1], pads=[0,1,0,0,1,0]", (1, 2, 2, 3, 3), (2, 2, 2, 3, 2)),
+        )
+    ),
+]
