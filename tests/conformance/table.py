@@ -15,7 +15,7 @@ from .node_tests import node_tests
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 _BLOCK = re.compile(r"(<!-- table: operators -->\n).*?(<!-- /table -->)", re.DOTALL)
-PASS, WRONG = "pass", "wrong"
+PASS, WRONG, NO_RULE = "pass", "wrong", "no rule"
 
 
 def outcomes(operator: str) -> list[Outcome]:
@@ -36,7 +36,8 @@ def verdict(operator: str, found: Iterable[Outcome]) -> str:
     if Kind.WRONG in by_kind:
         return WRONG
     if Kind.NO_RULE in by_kind:
-        return f"no rule: {_reason(operator, by_kind[Kind.NO_RULE][0].note)}"
+        reason = _reason(operator, by_kind[Kind.NO_RULE][0].note)
+        return NO_RULE if reason == "no gradient rule" else f"{NO_RULE}: {reason}"
     if Kind.PASS in by_kind:
         return PASS
     if Kind.UNEVALUATED in by_kind:

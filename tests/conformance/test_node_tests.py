@@ -116,6 +116,16 @@ def test_an_operator_passes_only_if_all_its_cases_do(kinds, row):
     assert verdict("Op", [Outcome(kind, "case", "d y / d x", "Op x: why; more") for kind in kinds]) == row
 
 
+def test_what_has_no_rule_says_why_if_there_is_a_reason():
+    def row(note):
+        return verdict("Op", [Outcome(Kind.NO_RULE, "case", "d y / d x", note)])
+
+    assert row("Op x: no gradient rule") == "no rule"
+    assert row("Op x: it is odd; Other y: no gradient rule") == "no rule: it is odd"
+    assert row("Scan x: it loops") == "no rule: its definition has Scan: it loops"
+    assert row("ShapeUnknown: The gradient needs") == "no rule: a shape that inference does not find"
+
+
 def test_what_is_missing_in_a_definition_is_another_operator():
     passed = Outcome(Kind.PASS, "case", "d y / d x")
     for kind, row in ((Kind.NO_RULE, PASS), (Kind.WRONG, WRONG)):
