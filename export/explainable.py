@@ -63,7 +63,8 @@ def add_explanation(
     with op.working_on("the choice of what to explain", "score"):
         choice = found.choose(op)
     score = found.score
-    gradients = differentiate(op, choice.seeds, list(dict.fromkeys(tensors.values())), score.output)
+    wanted = list(dict.fromkeys(tensors.values()))
+    gradients = differentiate(op, choice.seeds, wanted, score.output, unclipped=not score.probability)
     classifies = score.task in ("classification", "regression")
     layers = []
     for name, value in tensors.items():

@@ -240,8 +240,9 @@ def _refuse_bound_to_hardware(graph: ir.Graph) -> None:
         if node.domain in _LAYOUTS_OF_HARDWARE:
             raise ModelError(
                 f"ONNX Runtime saved this file at optimisation level ALL: {node.domain}.{node.op_type} "
-                f"{node.name!r} keeps its data in the layout of the CPU that saved it. Save it at level "
-                "EXTENDED (`GraphOptimizationLevel.ORT_ENABLE_EXTENDED`), or give the original file."
+                f"{node.name or node.outputs[0].name!r} keeps its data in the layout of the CPU that saved "
+                "it. Save it at level EXTENDED (`GraphOptimizationLevel.ORT_ENABLE_EXTENDED`), or give the "
+                "original file."
             )
 
 

@@ -20,7 +20,7 @@ from .cotangent import Cotangent, Window, dense, total, window
 from .definitions import NoDefinition
 from .expand import expand
 from .locality import input_axes
-from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized
+from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized, roundings_of, within_range
 from .registry import (
     Rule,
     Unsupported,
@@ -78,7 +78,11 @@ class Step:
 
 
 def differentiate(
-    op: Builder, seeds: Mapping[ir.Value, Var], wrt: Sequence[ir.Value], name: str = ""
+    op: Builder,
+    seeds: Mapping[ir.Value, Var],
+    wrt: Sequence[ir.Value],
+    name: str = "",
+    unclipped: bool = False,
 ) -> dict[ir.Value, Var]:
     """Append the gradient of ``sum of (value * seed)`` with respect to values of the graph.
 
@@ -87,6 +91,8 @@ def differentiate(
         seeds: the values to differentiate, each with its cotangent, in its shape.
         wrt: graph inputs or intermediate values.
         name: what to call the score in messages; the first value's own name if empty.
+        unclipped: let the gradient through the quantisations right before ``seeds`` at the ends of their
+            ranges, too: an image may score higher than those that the ranges were made for.
 
     Returns:
         For each value of ``wrt`` its gradient, in its shape.
@@ -98,6 +104,7 @@ def differentiate(
     """
     name = name or next(iter(seeds)).name or "the score"
     walk = _Walk(op, seeds, wrt)
+    walk.unclipped = set().union(*map(roundings_of, seeds)) if unclipped else set()
     for value in wrt:
         if not walk.leads_from(value):
             raise LayerNotOnPath(_not_on_path(value, name, walk.stopped))
@@ -136,6 +143,7 @@ class _Walk:
         self._links: list[tuple[Iterable[ir.Value | None], Sequence[ir.Value]]] = []
         self._of = frozenset(of)
         self._requantized = requantized(op.graph)
+        self.unclipped: set[ir.Value] = set()
         self._recomputed: dict[ir.Value, ir.Value] = {}
         ancestors = _ancestors(self._of)
         self.steps = self._plan([n for n in op.graph if n in ancestors])
@@ -244,6 +252,8 @@ class _Walk:
             while value in self._recomputed:
                 whole = whole or is_real(value)
                 value = self._recomputed[value]
+            if value in self.unclipped and node.op_type in QUANTIZING:
+                return within_range(self.op, value)
             stand_in = self._requantized.get(value, value)
             x = self.op.wrap(stand_in)
             if is_real(stand_in):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from . import definitions
@@ -28,6 +29,9 @@ _MOVING = frozenset(
     """.split()
 )
 OURS = "onnxcam.added"  #: marks, in a node's ``meta``, what was added before the walk
+_READING = frozenset(
+    "QuantizeLinear DequantizeLinear Identity Cast Reshape Flatten Squeeze Unsqueeze".split()
+)
 _REAL = frozenset((ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
 
 
@@ -100,6 +104,21 @@ def dequantized(value: ir.Value) -> ir.Value | None:
             if found is not None:
                 return found
     return None
+
+
+def roundings_of(value: ir.Value) -> set[ir.Value]:
+    """The quantised tensors that a value is no more than a reading of, perhaps in other shapes."""
+    found = set()
+    while (node := value.producer()) is not None and node.op_type in _READING and node.inputs[0] is not None:
+        value = node.inputs[0]
+        if not is_real(value):
+            found.add(value)
+    return found
+
+
+def within_range(op: Builder, value: ir.Value) -> Var:
+    """A number of a quantised tensor's type that is at no end of its range."""
+    return op.const(np.ones((), (value.dtype or ir.DataType.UINT8).numpy()))
 
 
 def quantization(value: ir.Value) -> Quantization | None:

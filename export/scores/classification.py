@@ -18,7 +18,6 @@ from .found import (
     optional_input,
     pick,
     rows,
-    unrounded,
 )
 
 
@@ -27,8 +26,6 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     chosen = find_tensor(graph, spec.output)
     name = spec.output or chosen.name or ""
     activation, value = logit(chosen)
-    if not spec.seed:  # which would read it
-        value = unrounded(value)
     if spec.probability:
         value = chosen
     dims = dims_of(value) or dims_of(chosen)

@@ -176,22 +176,6 @@ def logit(value: ir.Value) -> tuple[str | None, ir.Value]:
     return None, value
 
 
-def unrounded(value: ir.Value) -> ir.Value:
-    """What a value was before it was quantised, if no more was done to it.
-
-    The range of the quantised numbers is that of the scores that some images have: the highest score of
-    another image may lie at its end, and it is still to be explained.
-    """
-    at: ir.Value | None = value
-    while at is not None and (node := at.producer()) is not None:
-        if node.op_type == "QuantizeLinear":
-            return node.inputs[0] or value
-        if node.op_type not in ("DequantizeLinear", "Identity", "Cast"):
-            break
-        at = node.inputs[0]
-    return value
-
-
 def optional_input(op: Builder, name: str, default: np.ndarray[Any, Any]) -> Var:
     """A graph input that need not be fed: an initializer with open dims."""
     tensor = ir.tensor(default, name=name)

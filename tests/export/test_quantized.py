@@ -14,16 +14,21 @@ import onnx
 import onnxruntime as ort
 import pytest
 from quantized_files import (
+    DATA,
     FORMATS,
+    METHODS,
+    MIDDLE,
+    agreement,
     called,
     correlation,
     quantized,
+    quantized_by_its_authors,
 )
 
 from onnxcam import Explainer
+from onnxcam.errors import ModelError, UnknownLayer
 from onnxcam.export import list_layers, rewrite_onnx
 
-STATIC = [form for form in FORMATS if form != "dynamic"]
 BODY = """
     c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) p1 = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r1)
     c2 = Conv<pads=[1,1,1,1], group=8>(p1, w2, b2) r2 = Clip(c2, zero, six) c3 = Conv(r2, w3, b3)
@@ -173,3 +178,190 @@ def test_the_maps_are_the_originals(form, layer, files, tmp_path):
                 found.append(correlation(wanted.heatmaps[0], got.heatmaps[0]))
         assert len(found) >= 10
         assert statistics.median(found) >= 0.95, (method, sorted(found))
+
+
+def test_the_highest_score_is_explained_at_the_end_of_its_range(files, tmp_path):
+    """The range was made for smaller scores: what is clipped there is still what is explained."""
+    for form in ("QDQ", "QOperator"):
+        model = onnx.load(files[form])
+        last = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "QGemm")][-1]
+        scale = last.input[1] if last.op_type == "QuantizeLinear" else last.input[7]
+        for tensor in model.graph.initializer:
+            if tensor.name == scale:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1e-4), scale))
+        onnx.save(model, tmp_path / "narrow.onnx")
+        target = tmp_path / "narrow.cam.onnx"
+        rewrite_onnx(tmp_path / "narrow.onnx", target)
+        result = Explainer(target, "cpu").explain_tensor(image(1))
+        (scores,) = result.outputs.values()
+        assert scores.max() == np.sort(scores.ravel())[-2], "two scores lie at the end"
+        assert not result.zero.any()
+
+
+# -- layers -------------------------------------------------------------------------------------------
+
+
+def test_a_float_that_is_only_quantised_is_explained_behind_it(files, tmp_path):
+    for name in ("m", "node_m", "m_DequantizeLinear_Output", "m_QuantizeLinear_Output"):
+        report = rewrite_onnx(files["QDQ"], tmp_path / "out.cam.onnx", layers=name)
+        (layer,) = report.record.layers
+        assert layer.tensor == "m_DequantizeLinear_Output"
+    shown = {layer.tensor: layer.name for layer in list_layers(files["QDQ"])}
+    assert shown["m_DequantizeLinear_Output"] == "node_m"
+    assert "m" not in shown
+    assert "m_QuantizeLinear_Output" not in shown
+
+
+def test_a_quantised_layer_is_explained_in_real_numbers(files, tmp_path):
+    """What QLinearAdd gives out is uint8; its activations and their gradient are those of the QDQ file."""
+    x = image(7, 2)
+    got = {}
+    for form in ("QDQ", "QOperator"):
+        report = rewrite_onnx(files[form], tmp_path / f"{form}.cam.onnx", layers="a")
+        (layer,) = report.record.layers
+        names = [layer.activations, layer.gradients]
+        got[form] = outputs(tmp_path / f"{form}.cam.onnx", x, names)
+        assert all(a.dtype == np.float32 and a.shape == (2, 8, SIZE // 2, SIZE // 2) for a in got[form])
+    assert report.record.layers[0].tensor == "a_quantized"
+    for a, b in zip(got["QDQ"], got["QOperator"], strict=True):
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.999
+        assert abs(np.abs(a).mean() / np.abs(b).mean() - 1) < 0.01
+
+
+def test_a_relu_folded_into_the_range_passes_nothing_at_its_end(files, tmp_path):
+    """The quantiser drops ``r4``: its zero is the range's lowest number."""
+    model = onnx.load(files["QDQ"])
+    assert "Relu" not in {n.op_type for n in model.graph.node}
+    last = called(files["QDQ"], files["original"], "r4")
+    behind = rewrite_onnx(files["QDQ"], tmp_path / "out.cam.onnx", layers=["k", last]).record.layers
+    x = image(3)
+    inner, relu, g = outputs(
+        tmp_path / "out.cam.onnx", x, [behind[0].gradients, behind[1].activations, behind[1].gradients]
+    )
+    assert (relu == 0).any()
+    weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    kernel = (weights["w4_quantized"].astype(np.float32) - weights["w4_zero_point"]) * weights["w4_scale"]
+    passed = np.pad(np.where(relu > 0, g, 0), [(0, 0), (0, 0), (1, 1), (1, 1)])
+    expected = np.zeros_like(inner)
+    for i in range(3):
+        for j in range(3):
+            cells = passed[:, :, 2 - i : 2 - i + inner.shape[2], 2 - j : 2 - j + inner.shape[3]]
+            expected += np.einsum("nohw,oc->nchw", cells, kernel[:, :, i, j])
+    np.testing.assert_allclose(inner, expected, atol=1e-6 * np.abs(expected).max() + 1e-9)
+
+
+def test_whole_numbers_without_a_scale_are_no_layer(tmp_path):
+    model = nets.model(
+        "q, s, z = DynamicQuantizeLinear(x) k = ConvInteger(q, w, z) c = Cast<to=1>(k) r = Mul(c, s) "
+        f"{nets.HEAD}",
+        initializers={
+            "w": np.random.default_rng(0).integers(0, 255, (4, 3, 3, 3), dtype=np.uint8),
+            **nets.weights(v=(5, 4), b=(5,)),
+        },
+    )
+    with pytest.raises(
+        UnknownLayer, match="The layer 'k' holds whole numbers, and the file does not say"
+    ):
+        rewrite_onnx(model.SerializeToString(), tmp_path / "out.cam.onnx", layers="k")
+
+
+# -- what the optimiser saves -------------------------------------------------------------------------
+
+
+def optimized(path, folder, level):
+    saved = folder / "optimized.onnx"
+    ort.InferenceSession(str(path), options(saved, level), providers=["CPUExecutionProvider"])
+    return saved
+
+
+@pytest.mark.parametrize("form", ["original", *FORMATS])
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
+def test_an_optimised_file_gives_the_same_gradient(form, level, files, tmp_path):
+    saved = optimized(files[form], tmp_path, getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}"))
+    kinds = {f"{n.domain}.{n.op_type}" for n in onnx.load(saved).graph.node if n.domain}
+    if level == "EXTENDED":
+        assert "com.microsoft.FusedConv" in kinds if form == "original" else kinds or "int8" in form
+    x, got = image(5, 2), []
+    for path in (files[form], saved):
+        layer = list_layers(path)[0].name
+        report = rewrite_onnx(path, tmp_path / "out.cam.onnx", layers=layer)
+        names = [report.record.layers[0].activations, report.record.layers[0].gradients]
+        got.append(outputs(tmp_path / "out.cam.onnx", x, names))
+    for a, b in zip(*got, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max())
+
+
+def test_a_file_in_the_layout_of_a_cpu_is_refused(tmp_path):
+    model = nets.model(
+        f"r = com.microsoft.nchwc.Conv(x, w) {nets.HEAD}",
+        initializers=nets.weights(w=(8, 3, 3, 3), v=(5, 8), b=(5,)),
+        extra_opsets=', "com.microsoft.nchwc": 1',
+    )
+    with pytest.raises(
+        ModelError, match=r"(?s)level ALL: com\.microsoft\.nchwc\.Conv 'r' .*Save it at level EXTENDED"
+    ):
+        list_layers(model)
+
+
+def test_normalizations_in_onnxs_domain_before_onnx_had_them(tmp_path):
+    """The optimiser writes LayerNormalization and SimplifiedLayerNormalization as ONNX's at any opset."""
+    model = nets.model(
+        "c = Conv<pads=[1,1,1,1]>(x, w, wb) t = Transpose<perm=[0,2,3,1]>(c) l = LayerNormalization(t, m, o) "
+        "k = SimplifiedLayerNormalization(l, m) r = Transpose<perm=[0,3,1,2]>(k) "
+        f"{nets.HEAD}",
+        initializers=nets.weights(w=(4, 3, 3, 3), wb=(4,), m=(4,), o=(4,), v=(5, 4), b=(5,)),
+        opset=13,
+    )
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    report = rewrite_onnx(model.SerializeToString(), tmp_path / "out.cam.onnx", layers="l")
+    names = [report.record.layers[0].activations, report.record.layers[0].gradients]
+    a, g = outputs(tmp_path / "out.cam.onnx", x, names)
+    weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    y = outputs(tmp_path / "out.cam.onnx", x, ["y"])[0]
+    row = weights["v"][y.argmax(1)] * weights["m"] / 64
+    root = np.sqrt((a * a).mean(-1, keepdims=True) + 1e-5)
+    expected = (row[:, None, None] - a * (a * row[:, None, None]).mean(-1, keepdims=True) / root**2) / root
+    np.testing.assert_allclose(g, expected, rtol=1e-4, atol=1e-7)
+
+
+# -- real files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real models and photos in {DATA}")
+@pytest.mark.parametrize(
+    ("model", "form", "middle"),
+    [
+        ("mobilenet_v2", "authors", 0.98),
+        ("mobilenet_v2", "QDQ per channel", 0.98),
+        ("mobilenet_v2", "QOperator per channel", 0.98),
+        ("squeezenet1.1", "QDQ", 0.97),
+        ("squeezenet1.1", "dynamic", 0.97),
+        ("keras_mobilenet_v1_025_nhwc", "QDQ per channel", 0.9),
+        ("keras_mobilenet_v1_025_nhwc", "QOperator", 0.9),
+    ],
+)
+def test_real_files_keep_their_maps(model, form, middle, tmp_path):
+    """Floors of what benchmarks/quantized.py prints; in the middle, of the methods that do not cancel."""
+    found = agreement(model, form, tmp_path)
+    last = found.pop(next(name for name in found if name != MIDDLE[model]))
+    for method in METHODS:
+        assert statistics.median(last[method]) >= 0.95, method
+        assert min(last[method]) >= 0.85, method
+    for method in ("gradcam++", "layercam"):
+        assert statistics.median(found[MIDDLE[model]][method]) >= middle, method
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real models and photos in {DATA}")
+@pytest.mark.parametrize("layer", ["auto", "Relu_621", "Relu_392"])
+def test_a_real_qdq_file_computes_what_it_did(layer, tmp_path):
+    source = quantized_by_its_authors("mobilenet_v2")
+    target = tmp_path / "out.cam.onnx"
+    report = rewrite_onnx(source, target, layers=layer)
+    assert report.output_error == 0
+    x = np.random.default_rng(1).standard_normal((2, 3, 244, 244)).astype(np.float32)
+    np.testing.assert_array_equal(outputs(source, x)[0], outputs(target, x)[0])
+    before, after = kernels(source, tmp_path), kernels(target, tmp_path)
+    assert {k: after[k] for k in FUSED} == {k: before[k] for k in FUSED}
+    assert before["QLinearConv"] == 52
