@@ -6,6 +6,7 @@ import datetime
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from onnxcam.export.gradients import engine
 
@@ -42,7 +43,9 @@ def a_test(operator, x):
     text = (
         f'<ir_version: 8, opset_import: ["" : 18]> g ({word}[N] x) => ({word}[N] y) {{ y = {operator}(x) }}'
     )
-    return NodeTest("here", operator, onnx.parser.parse_model(text), (x,), (x,))
+    model = onnx.parser.parse_model(text)
+    y = ReferenceEvaluator(model).run(None, {"x": x})[0]
+    return NodeTest("here", operator, model, (x,), (y,))
 
 
 def replaced(monkeypatch, function):
@@ -81,6 +84,13 @@ def test_a_rule_that_onnx_runtime_does_not_run_is_wrong(monkeypatch):
 def test_a_right_rule_passes_in_both():
     (found,) = judge(a_test("Tanh", np.float32([0.3, -1])))
     assert (found.kind, found.in_ort, found.exact, found.nudged) == (Kind.PASS, True, True, False)
+
+
+def test_a_case_that_nobody_evaluates_to_its_own_value_is_not_judged():
+    test = dataclasses.replace(a_test("Tanh", np.float32([0.3, -1])), outputs=(np.float32([7, 7]),))
+    (found,) = judge(test)
+    assert found.kind == Kind.UNEVALUATED
+    assert found.note == "another value than the case's; another value than the case's"
 
 
 def test_data_on_a_kink_is_moved_off_it():
