@@ -90,7 +90,7 @@ def test_a_case_that_nobody_evaluates_to_its_own_value_is_not_judged():
     test = dataclasses.replace(a_test("Tanh", np.float32([0.3, -1])), outputs=(np.float32([7, 7]),))
     (found,) = judge(test)
     assert found.kind == Kind.UNEVALUATED
-    assert found.note == "another value than the case's; another value than the case's"
+    assert found.note.startswith("onnx.reference gives another value than the case; ONNX Runtime gives")
 
 
 def test_data_on_a_kink_is_moved_off_it():
