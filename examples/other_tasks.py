@@ -44,11 +44,14 @@ def segmentation(folder: Path, out: Path) -> None:
     )
     print(report)
     explainer = Explainer(target, "cpu")
-    both = folder / "photos" / "gradcam_both.png"
-    left = np.zeros(images.load(both).shape[:2], bool)
-    left[:, : left.shape[1] // 2] = True
-    # The class's own pixels; another class's; and those of one half of the photo alone.
-    _show(explainer, both, [["dog", "cat", Region("cat", left)]], out / "segmentation.png")
+    photos = [
+        folder / "photos" / name for name in ("bird_segmentation.bmp", "cat_720p.jpg", "gradcam_both.png")
+    ]
+    h, w = images.load(photos[2]).shape[:2]
+    below = np.zeros((h, w), bool)
+    below[h // 2 :] = True
+    # Each photo's main class over the pixels given to it; and another class over pixels that we choose.
+    _show(explainer, photos, [None, None, [None, Region("cat", below)]], out / "segmentation.png")
 
 
 def detection(folder: Path, out: Path) -> None:
@@ -125,7 +128,8 @@ def _show(explainer: Explainer, photo: Any, target: Any, path: Path, method: str
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    """The names in a label file; a remark may follow behind an empty line."""
+    return path.read_text().partition("\n\n")[0].strip().splitlines()
 
 
 def main() -> None:
@@ -134,7 +138,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("out"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for task in (detection, embedding, two_outputs):
+    for task in (segmentation, detection, embedding, two_outputs):
         print(f"{task.__name__.replace('_', ' ')}: {task.__doc__}")
         task(args.folder, args.output)
 

@@ -21,7 +21,7 @@ from ..errors import ModelError, NotOnnx
 from .gradients.add import MINIMUM_OPSET
 from .gradients.builder import dims_of
 from .gradients.expand import lift_constants
-from .gradients.registry import schema
+from .gradients.registry import constant, schema
 from .shapes import infer_shapes
 
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
@@ -202,7 +202,25 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
                 node.name = node.name or name_of_node
     converted.metadata_props.update(model.metadata_props)
     lift_constants(converted.graph)
+    if opset < 11:
+        _keep_resizing(converted.graph)
     return converted
+
+
+def _keep_resizing(graph: ir.Graph) -> None:
+    """What Upsample and the first Resize mean, which the converter takes for the newer Resize's default.
+
+    Cells are asymmetric; the nearest is the one below when an axis grows, the one above when it shrinks.
+    """
+    for node in graph.all_nodes():
+        if node.op_type != "Resize" or node.domain or "coordinate_transformation_mode" in node.attributes:
+            continue
+        factors = None if len(node.inputs) < 3 or node.inputs[2] is None else constant(node.inputs[2])
+        shrinks = factors is not None and (factors < 1).any()
+        node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+            "coordinate_transformation_mode", "asymmetric"
+        )
+        node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil" if shrinks else "floor")
 
 
 def _newer_operators(graph: ir.Graph, opset: int) -> list[str]:
