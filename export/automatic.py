@@ -125,6 +125,9 @@ def _cells(value: ir.Value, layout: Layout) -> int | None:
     return math.prod(sizes) if len(sizes) == len(grid) else None
 
 
+_NORMS = frozenset(
+    f"{skip}{kind}Normalization" for skip in ("", "Skip") for kind in ("Layer", "RMS", "SimplifiedLayer")
+)
 _ATTENDING = frozenset("Softmax QLinearSoftmax BiasSoftmax Attention MultiHeadAttention".split())
 
 
@@ -135,11 +138,7 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value
     gradient anywhere else.
     """
     tokens = [v for v in spatial if len(dims_of(v) or ()) == 3]
-    norms = [
-        v
-        for v in tokens
-        if op_type(v) in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-    ]
+    norms = [v for v in tokens if op_type(v) in _NORMS and v.index() == 0]
     attention = [n for n in graph if n.op_type in _ATTENDING and leads_to(n.outputs[0], last)]
     if attention:
         before = ancestors(attention[-1])

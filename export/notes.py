@@ -53,6 +53,11 @@ def notes_on(
             "they run on the CPU there. Opset 18 has none of these gaps (`lower=True`, `--lower`); "
             "`onnxcam doctor MODEL` shows where each node really runs."
         )
+    if rounded := _quantized(graph, record):
+        notes.append(
+            f"{', '.join(map(repr, rounded))} {'is' if len(rounded) == 1 else 'are'} quantised in this file: "
+            "what is explained are the real numbers that the quantised ones stand for."
+        )
     for name in zero_gradient:
         notes.append(
             f"The gradient at {name!r} was zero everywhere on the random input it was checked with; "
@@ -66,6 +71,12 @@ def notes_on(
             "mirrored for the gradient: faster than transposed convolutions; the file holds them once."
         )
     return tuple(notes)
+
+
+def _quantized(graph: ir.Graph, record: Record) -> list[str]:
+    """The layers whose activations are dequantised ones."""
+    makers = {v.name: node.op_type for node in graph for v in node.outputs}
+    return [layer.name for layer in record.layers if makers.get(layer.activations) == "DequantizeLinear"]
 
 
 def copied_bytes(graph: ir.Graph) -> int:

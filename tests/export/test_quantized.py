@@ -11,6 +11,7 @@ from pathlib import Path
 import nets
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from quantized_files import (
@@ -26,8 +27,9 @@ from quantized_files import (
 )
 
 from onnxcam import Explainer
-from onnxcam.errors import ModelError, UnknownLayer
-from onnxcam.export import list_layers, rewrite_onnx
+from onnxcam.errors import ModelError, UnknownLayer, VerificationError
+from onnxcam.export import list_layers, rewrite_onnx, verify
+from onnxcam.export.notes import notes_on
 
 BODY = """
     c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) p1 = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r1)
@@ -198,6 +200,32 @@ def test_the_highest_score_is_explained_at_the_end_of_its_range(files, tmp_path)
         assert not result.zero.any()
 
 
+def test_other_kernels_are_told_from_another_computation(tmp_path, monkeypatch):
+    """int8 activations on some CPUs: fused only where nothing further reads them, so that steps differ."""
+    source, target = tmp_path / "net.onnx", tmp_path / "net.cam.onnx"
+    onnx.save(network(), source)
+    record = rewrite_onnx(source, target).record
+    run = verify._run
+
+    def fused_otherwise(model, feeds, what, optimized=True):
+        found = run(model, feeds, what, optimized)
+        if model == str(target) and (optimized or everywhere):
+            found["y"] = found["y"] + 0.01
+        return found
+
+    monkeypatch.setattr(verify, "_run", fused_otherwise)
+    everywhere, feeds = False, {"x": image(0, 2)}
+    found = verify.compare(str(source), target, record, feeds, quantized=True)
+    assert found.other_kernels
+    assert 0 < found.outputs["y"] < 0.1
+    assert any("qdqisint8allowed" in note for note in notes_on(ir.load(target).graph, record, (), True))
+    with pytest.raises(VerificationError, match="differs from the original's by"):
+        verify.compare(str(source), target, record, feeds)
+    everywhere = True
+    with pytest.raises(VerificationError, match="differs from the original's by"):
+        verify.compare(str(source), target, record, feeds, quantized=True)
+
+
 # -- layers -------------------------------------------------------------------------------------------
 
 
@@ -206,6 +234,9 @@ def test_a_float_that_is_only_quantised_is_explained_behind_it(files, tmp_path):
         report = rewrite_onnx(files["QDQ"], tmp_path / "out.cam.onnx", layers=name)
         (layer,) = report.record.layers
         assert layer.tensor == "m_DequantizeLinear_Output"
+        assert report.notes[0].startswith(
+            f"{name!r} is quantised in this file: what is explained are the real"
+        )
     shown = {layer.tensor: layer.name for layer in list_layers(files["QDQ"])}
     assert shown["m_DequantizeLinear_Output"] == "node_m"
     assert "m" not in shown
@@ -259,9 +290,7 @@ def test_whole_numbers_without_a_scale_are_no_layer(tmp_path):
             **nets.weights(v=(5, 4), b=(5,)),
         },
     )
-    with pytest.raises(
-        UnknownLayer, match="The layer 'k' holds whole numbers, and the file does not say"
-    ):
+    with pytest.raises(UnknownLayer, match="The layer 'k' holds whole numbers, and the file does not say"):
         rewrite_onnx(model.SerializeToString(), tmp_path / "out.cam.onnx", layers="k")
 
 
@@ -365,3 +394,30 @@ def test_a_real_qdq_file_computes_what_it_did(layer, tmp_path):
     before, after = kernels(source, tmp_path), kernels(target, tmp_path)
     assert {k: after[k] for k in FUSED} == {k: before[k] for k in FUSED}
     assert before["QLinearConv"] == 52
+
+
+def transformer(norm):
+    """Tokens of a 4x4 grid, two blocks and a mean, in the operators of ONNX Runtime's optimiser."""
+    sizes = {"p": (6, 3, 2, 2), "g": (6,), "o": (6,), "qkv": (6, 18), "qb": (18,), "v": (5, 6), "b": (5,)}
+    joined = f"com.microsoft.{norm}({{}}, {{}}, g{', o' if norm == 'SkipLayerNormalization' else ''})"
+    blocks = "".join(
+        f"a{k} = com.microsoft.Attention<num_heads=2>(n{k}, qkv, qb) "
+        f"m{k}, , , s{k} = {joined.format(f'a{k}', f't{k}')} "
+        f"f{k} = com.microsoft.BiasGelu(m{k}, o) "
+        f"n{k + 1}, , , t{k + 1} = {joined.format(f'f{k}', f's{k}')} "
+        for k in (1, 2)
+    )
+    body = (
+        "c = Conv<strides=[2,2]>(x, p) h = Reshape(c, flat) t1 = Transpose<perm=[0,2,1]>(h) "
+        f"n1 = LayerNormalization(t1, g, o) {blocks}"
+        "e = ReduceMean<keepdims=0>(n3, one) y = Gemm<transB=1>(e, v, b)"
+    )
+    values = {**nets.weights(**sizes), "flat": np.array([0, 6, 16]), "one": np.array([1])}
+    return nets.model(body, initializers=values, extra_opsets=', "com.microsoft": 1')
+
+
+@pytest.mark.parametrize("norm", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_the_last_blocks_first_norm_is_found_where_the_sum_is_part_of_it(norm):
+    best = list_layers(transformer(norm))[0]
+    assert (best.tensor, best.op_type, best.shape) == ("n2", norm, ("N", 16, 6))
+    assert best.layout.grid == (4, 4)
