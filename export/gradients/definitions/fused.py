@@ -50,7 +50,8 @@ def nhwc_conv(call: Call) -> str:
     rank = call.rank("W")
     return (
         to_channels_first("data", "X", rank)
-        + f"sums = Conv {call.attributes(*GEOMETRY)} (data, {call.given('W', 'B')})\n"
+        + to_channels_first("weights", "W", rank)
+        + f"sums = Conv {call.attributes(*GEOMETRY)} (data, weights{', B' if 'B' in call else ''})\n"
         + to_channels_last("Y", "sums", rank)
     )
 
