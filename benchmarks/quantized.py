@@ -4,7 +4,8 @@
 
 Each real classifier is quantised by ONNX Runtime (static in both formats, and dynamic; the photos calibrate),
 mobilenet_v2 also comes quantised by its authors. Prints a table: the median and the least Pearson correlation
-over the photos, at the automatic layer and at a middle one, for the class that the original sees.
+over the photos, at the automatic layer and at a middle one, for the class that the original sees. The rows
+*noise* compare each original with itself on photos with noise of four grey levels: how firm its maps are.
 """
 
 from __future__ import annotations
@@ -16,13 +17,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.quantized_files import FORMATS, METHODS, MIDDLE, agreement, photos, quantized_by_its_authors
+from tests.quantized_files import (
+    FORMATS,
+    METHODS,
+    MIDDLE,
+    Agreement,
+    agreement,
+    agreement_under_noise,
+    photos,
+    quantized_by_its_authors,
+)
+
+
+def _print(name: str, found: Agreement) -> None:
+    for layer, correlations in found.items():
+        cells = [f"{statistics.median(c):.3f} ({min(c):.2f})" for c in correlations.values()]
+        print(f"| {name} | {layer} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> int:
@@ -37,11 +52,9 @@ def main() -> int:
     print(f"| file | layer | {' | '.join(METHODS)} |\n| --- | --- |{' --- |' * len(METHODS)}")
     with tempfile.TemporaryDirectory() as folder:
         for model in arguments.models:
-            formats = [*FORMATS, *(["authors"] if quantized_by_its_authors(model) else [])]
-            for form in formats:
-                for layer, correlations in agreement(model, form, Path(folder)).items():
-                    cells = [f"{statistics.median(c):.3f} ({np.min(c):.2f})" for c in correlations.values()]
-                    print(f"| {model}, {form} | {layer} | {' | '.join(cells)} |", flush=True)
+            _print(f"{model}, noise", agreement_under_noise(model, Path(folder)))
+            for form in [*FORMATS, *(["authors"] if quantized_by_its_authors(model) else [])]:
+                _print(f"{model}, {form}", agreement(model, form, Path(folder)))
     return 0
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnxcam.errors import UnknownLayer
 from onnxcam.export import rewrite_onnx
 from onnxcam.export.from_onnx import load, normalize
 from onnxcam.export.layers import Names
+from onnxcam.images import load as load_photo
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CAFFE = {
@@ -38,6 +39,8 @@ MIDDLE = {
     "keras_mobilenet_v1_025_nhwc": "conv_pw_7_relu",
     "squeezenet1.1": "fire5/concat_1",
 }
+#: By layer and method, one correlation per photo; a photo of which the original's map is zero has none.
+Agreement: TypeAlias = dict[str, dict[str, list[float]]]
 METHODS = ("gradcam", "gradcam++", "layercam", "hirescam")
 #: What ONNX Runtime's quantisers are asked for.
 FORMATS: dict[str, dict[str, Any]] = {
@@ -112,29 +115,55 @@ def quantized(source: Path, form: str, target: Path, feeds: Sequence[Mapping[str
     return target
 
 
-def agreement(model: str, form: str, folder: Path, middle: str = "") -> dict[str, dict[str, list[float]]]:
+def agreement(model: str, form: str, folder: Path) -> Agreement:
     """The correlation of a quantised file's heatmaps with its original's, photo by photo.
 
-    Returns:
-        By layer and method. A photo of which the original's map is zero has none.
+    Args:
+        model: a key of :data:`MIDDLE`.
+        form: a key of :data:`FORMATS`, or ``authors``.
+        folder: for the files.
     """
     source = DATA / "models" / f"{model}.onnx"
-    layers = {"auto": _automatic(model), "middle": middle or MIDDLE[model]}
-    original = _explainer(source, folder / f"{model}.cam.onnx", model, tuple(layers.values()))
+    original = _original(model, folder)
     if form == "authors":
         path = quantized_by_its_authors(model)
         assert path is not None
     else:
         path = quantized(source, form, folder / f"{model}.{form}.onnx", _feeds(original))
-    theirs = {name: called(path, source, name) for name in layers.values()}
+    theirs = {name: called(path, source, name) for name in original.layers}
     again = _explainer(path, folder / f"{model}.{form}.cam.onnx", model, tuple(theirs.values()))
-    found: dict[str, dict[str, list[float]]] = {}
-    for name in layers.values():
+    return _correlations(original, again, theirs, lambda photo: photo)
+
+
+def agreement_under_noise(model: str, folder: Path, levels: float = 4) -> Agreement:
+    """The same of the original with itself, on photos with noise: how firm its maps are."""
+    original, rng = _original(model, folder), np.random.default_rng(0)
+
+    def shaken(photo: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.clip(photo + rng.normal(0, levels, photo.shape), 0, 255).astype(np.uint8)
+
+    return _correlations(original, original, {name: name for name in original.layers}, shaken)
+
+
+def _original(model: str, folder: Path) -> Explainer:
+    layers = (_automatic(model), MIDDLE[model])
+    return _explainer(DATA / "models" / f"{model}.onnx", folder / f"{model}.cam.onnx", model, layers)
+
+
+def _correlations(
+    original: Explainer,
+    again: Explainer,
+    theirs: Mapping[str, str],
+    change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+) -> Agreement:
+    found: Agreement = {}
+    for name, other in theirs.items():
         found[name] = {method: [] for method in METHODS}
         for method in METHODS:
-            for photo in photos():
+            for photo in map(load_photo, photos()):
                 wanted = original.explain(photo, method, layers=name)
-                got = again.explain(photo, method, target=int(wanted.class_ids[0]), layers=theirs[name])
+                target = int(wanted.class_ids[0])
+                got = again.explain(change(photo), method, target=target, layers=other)
                 if not wanted.zero.any():
                     found[name][method].append(correlation(wanted.heatmaps[0], got.heatmaps[0]))
     return found
@@ -171,8 +200,6 @@ def _explainer(source: Path, target: Path, model: str, layers: tuple[str, ...]) 
 
 
 def _feeds(explainer: Explainer) -> list[dict[str, Any]]:
-    from onnxcam.images import load as load_photo
-
     record = explainer.preprocess
     assert record is not None
     return [
