@@ -1,7 +1,7 @@
 """Kernels in NumPy that ``onnx.reference`` lacks, has in float32 alone, or gets wrong.
 
 ConvTranspose with groups, MaxPool and AveragePool with ``pads`` that differ by axis, with dilations or
-ceil_mode, Pad with negative pads, and Erf (and Gelu) in float64.
+ceil_mode, Pad with negative pads, Erf (and Gelu) in float64, and LpNormalization of negative numbers.
 """
 
 from __future__ import annotations
@@ -140,6 +140,12 @@ class Gelu(OpRun):
         return (x * 0.5 * (1 + _erf(x / math.sqrt(2))),)
 
 
-for _kernel in (ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu):
+class LpNormalization(OpRun):
+    def _run(self, x: Array, axis: int = -1, p: int = 2) -> tuple[Array]:  # type: ignore[override]
+        norm = np.linalg.norm(x, ord=p, axis=axis, keepdims=True)
+        return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
+
+
+for _kernel in (ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu, LpNormalization):
     _kernel.op_domain = ""
-KERNELS = [ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu]
+KERNELS = [ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu, LpNormalization]
