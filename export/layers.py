@@ -16,7 +16,7 @@ from .from_onnx import ModelSource, load, normalize
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import subgraphs
 from .gradients.engine import is_differentiable
-from .gradients.quantized import is_real, quantization, readable
+from .gradients.quantized import inside_kernel, is_real, quantization, readable
 from .layouts import grid_of, layouts
 from .paths import on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
@@ -95,7 +95,8 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     read = readable(graph)
     behind = {there: v for v, there in reversed(read.items()) if is_real(v)}
     best = read.get(best, best)
-    ordered = [best] + [v for v in reversed(spatial) if v is not best and v not in read]
+    rest = [v for v in reversed(spatial) if v not in read and not inside_kernel(v, read)]
+    ordered = [best] + [v for v in rest if v is not best]
     return [
         Candidate(
             names.of(behind.get(v, v)),

@@ -8,7 +8,7 @@ result, dequantised.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,17 @@ def readable(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
             if not is_real(value) and (there := dequantized(value)) is not None:
                 found[value] = there
     return found
+
+
+def inside_kernel(value: ir.Value, read: Mapping[ir.Value, ir.Value]) -> bool:
+    """Whether a value goes into an activation alone that becomes part of an integer kernel, and it with it.
+
+    Args:
+        value: any value.
+        read: see :func:`readable`.
+    """
+    users = value.consumers()
+    return bool(users) and all(n.op_type in ("Relu", "Clip") and n.outputs[0] in read for n in users)
 
 
 def dequantized(value: ir.Value) -> ir.Value | None:

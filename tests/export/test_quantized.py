@@ -396,6 +396,17 @@ def test_a_real_qdq_file_computes_what_it_did(layer, tmp_path):
     assert before["QLinearConv"] == 52
 
 
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real models and photos in {DATA}")
+def test_what_an_integer_kernel_holds_is_not_offered_and_costs_it(tmp_path):
+    """What goes into a ReLU inside of a kernel can be explained, at the price of that kernel."""
+    source = quantized_by_its_authors("mobilenet_v2")
+    assert "Conv_705" not in layers_of(source)
+    report = rewrite_onnx(source, tmp_path / "out.cam.onnx", layers="Conv_705")
+    assert kernels(tmp_path / "out.cam.onnx", tmp_path)["QLinearConv"] == 51
+    assert (report.output_error > 1e-4) == any("fuses quantised operators" in n for n in report.notes)
+
+
 def transformer(norm):
     """Tokens of a 4x4 grid, two blocks and a mean, in the operators of ONNX Runtime's optimiser."""
     sizes = {"p": (6, 3, 2, 2), "g": (6,), "o": (6,), "qkv": (6, 18), "qb": (18,), "v": (5, 6), "b": (5,)}
