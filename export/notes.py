@@ -40,9 +40,9 @@ def notes_on(
     if other_kernels:
         notes.append(
             "The file computes what its source does, node by node, but ONNX Runtime fuses quantised "
-            "operators only where nothing else reads what lies between: some outputs differ by steps of their "
-            "scale. Layers that `onnxcam layers MODEL` lists keep the kernels; int8 activations do so on every CPU "
-            "with the session option session.qdqisint8allowed=1."
+            "operators only where nothing else reads what lies between: some outputs differ by steps of "
+            "their scale. Layers that `onnxcam layers MODEL` lists keep the kernels; int8 activations do so "
+            "on every CPU with the session option session.qdqisint8allowed=1."
         )
     opset = graph.opset_imports.get("", 18)
     missing = {op for since, ops in CUDA_GAPS.items() if since <= opset for op in ops.split()}
