@@ -404,7 +404,7 @@ def test_what_an_integer_kernel_holds_is_not_offered_and_costs_it(tmp_path):
     assert "Conv_705" not in layers_of(source)
     report = rewrite_onnx(source, tmp_path / "out.cam.onnx", layers="Conv_705")
     assert kernels(tmp_path / "out.cam.onnx", tmp_path)["QLinearConv"] == 51
-    assert (report.output_error > 1e-4) == any("fuses quantised operators" in n for n in report.notes)
+    assert (report.output_error > 1e-4) == any("fuses quantised" in n for n in report.notes)
 
 
 def transformer(norm):
