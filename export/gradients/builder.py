@@ -515,7 +515,7 @@ def _result_dtype(
         return ir.DataType(attributes["to"])
     if op_type in ("Shape", "ArgMax", "NonZero", "Size"):
         return ir.DataType.INT64
-    source = operands[int(op_type == "Where")] if operands else None
+    source = operands[{"Where": 1, "OneHot": 2}.get(op_type, 0)] if operands else None
     return source.dtype if source is not None else None
 
 

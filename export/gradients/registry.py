@@ -226,7 +226,15 @@ def call(
     opset = op.opset
     arguments: dict[str, Any] = {name: _tensor(node, name, opset, view) for name in rule.tensors}
     wanted_geometry = [a for a in rule.attributes if a in GEOMETRY_NAMES]
-    if wanted_geometry and node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"):
+    if wanted_geometry and node.op_type in (
+        "Conv",
+        "ConvTranspose",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "MaxUnpool",
+        "DeformConv",
+    ):
         resolved = geometry(op, node)
         arguments |= {a: resolved[a] for a in wanted_geometry}
     for name in rule.attributes:

@@ -12,6 +12,7 @@ from . import (
     reduction,
     refused,
     resize,
+    sampling,
     shape,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "reduction",
     "refused",
     "resize",
+    "sampling",
     "shape",
 ]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..builder import Builder, Dim, Var, is_static
 from ..geometry import Pad, reach
 from ..registry import vjp
@@ -64,6 +66,7 @@ def conv_w(
 
 @vjp("Conv", wrt="B")
 @vjp("ConvTranspose", wrt="B")
+@vjp("DeformConv", wrt="B")
 def conv_b(op: Builder, g: Var, X: Var) -> Var:
     over = [0, *range(2, X.rank)]
     return op.ReduceSum(g, over, keepdims=0, dims=(None,))
@@ -245,3 +248,33 @@ def _mirrored(op: Builder, W: Var, group: int) -> Var:
     joined = group * per_group if isinstance(per_group, int) else None
     behind = [op.dim(swapped, k) for k in range(2, rank + 3)]
     return op.Reshape(swapped, op.vector([-1, *behind]), dims=(joined, count, *kernel))
+
+
+@vjp("Col2Im", wrt="input")
+def col2im_input(
+    op: Builder,
+    g: Var,
+    input: Var,
+    *,
+    image_shape: tuple[int, ...],
+    block_shape: tuple[int, ...],
+    dilations: tuple[int, ...] | None,
+    pads: tuple[int, ...] | None,
+    strides: tuple[int, ...] | None,
+) -> Var:
+    """Adding windows up is undone by reading them: along each axis, the cells of every window."""
+    rank = len(image_shape)
+    pads, strides, dilations = pads or (0,) * (2 * rank), strides or (1,) * rank, dilations or (1,) * rank
+    x = op.pad(
+        g if g.dims else Var(g.value, op, (None,) * (rank + 2)), (0, 0, *pads[:rank]), (0, 0, *pads[rank:])
+    )
+    for k, (n, size, stride, dilation) in enumerate(
+        zip(image_shape, block_shape, strides, dilations, strict=True)
+    ):
+        windows = (n + pads[k] + pads[rank + k] - (size - 1) * dilation - 1) // stride + 1
+        cells = np.arange(size)[:, None] * dilation + np.arange(windows)[None] * stride
+        x = op.Gather(
+            x, cells, axis=2 + 2 * k, dims=(*x.shape[: 2 + 2 * k], *cells.shape, *x.shape[3 + 2 * k :])
+        )
+    order = [0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)]
+    return op.reshape_like(op.transpose(x, order), input)

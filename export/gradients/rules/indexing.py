@@ -5,13 +5,15 @@ cells that read it hold, or an added zero. A scatter, whose addition TensorRT an
 indices that only the run time knows.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..builder import Builder, Dim, Var
 from ..cotangent import Cotangent, window
-from ..registry import Unsupported, vjp
+from ..registry import vjp
 
 #: Up to so many readers of one cell are added gather by gather; beyond, one matrix product does it.
 _MOST_GATHERS = 4
@@ -101,13 +103,12 @@ def gather_elements_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: 
 
 @vjp("GatherND", wrt="data")
 def gather_nd_data(op: Builder, g: Var, data: Var, indices: Var, *, batch_dims: int) -> Var:
-    if batch_dims:
-        raise Unsupported("it has batch_dims")
-    known = op.array(indices)
+    known = op.array(indices) if not batch_dims else None
     depth = known.shape[-1] if known is not None else 0
     sizes = [n for n in data.shape[:depth] if isinstance(n, int)]
     if known is None or len(sizes) < depth:
-        return op.ScatterND(op.zeros_like(data), indices, g, reduction="add", dims=data.dims)
+        whole = _with_batch(op, indices, batch_dims) if batch_dims else indices
+        return op.ScatterND(op.zeros_like(data), whole, g, reduction="add", dims=data.dims)
     wrapped = np.where(known < 0, known + np.asarray(sizes), known)
     flat = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(wrapped, -1, 0).reshape(depth, -1)), sizes))
     behind = [op.dim(data, k) for k in range(depth, data.rank)]
@@ -115,17 +116,151 @@ def gather_nd_data(op: Builder, g: Var, data: Var, indices: Var, *, batch_dims: 
     return op.reshape_like(picked_along(op, rows, 0, flat, int(np.prod(sizes))), data)
 
 
-@vjp("ScatterND", wrt="data")
-def scatter_nd_data(op: Builder, g: Var, indices: Var, updates: Var, *, reduction: str | None) -> Var:
-    if reduction == "add":
+def _with_batch(op: Builder, indices: Var, batch_dims: int) -> Var:
+    """Indices that say their batch themselves: the counts of the batch's axes before them."""
+    one = Var(op.slice(indices, [0], [1], [indices.rank - 1]).value, op, (*indices.shape[:-1], 1))
+    columns = []
+    for axis in range(batch_dims):
+        count = op.iota(indices, axis)
+        shape = [-1 if k == axis else 1 for k in range(indices.rank)]
+        columns.append(op.Expand(op.Reshape(count, shape), op.Shape(one), dims=one.dims))
+    return op.Concat(*columns, indices, axis=-1, dims=(*indices.shape[:-1], None))
+
+
+# -- scatters ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scatter:
+    """ScatterElements or ScatterND at a node's indices, and the gather that reads the same cells."""
+
+    onto: Callable[[Var, Var, str], Var]
+    read: Callable[[Var], Var]
+
+
+def _elements(op: Builder, indices: Var, axis: int) -> _Scatter:
+    return _Scatter(
+        lambda data, updates, how: op.ScatterElements(
+            data, indices, updates, axis=axis, reduction=how, dims=data.dims
+        ),
+        lambda data: op.GatherElements(data, indices, axis=axis, dims=indices.dims),
+    )
+
+
+def _nd(op: Builder, indices: Var, updates: Var) -> _Scatter:
+    return _Scatter(
+        lambda data, new, how: op.ScatterND(data, indices, new, reduction=how, dims=data.dims),
+        lambda data: op.GatherND(data, indices, dims=updates.dims),
+    )
+
+
+def _of_data(op: Builder, scatter: _Scatter, g: Var, data: Var, updates: Var, output: Var, how: str) -> Var:
+    if how == "add":
         return g
-    if reduction not in (None, "none"):
-        raise Unsupported(f"its reduction is {reduction!r}")
-    return op.ScatterND(g, indices, op.zeros_like(updates), dims=g.dims)
+    if how == "none":
+        return scatter.onto(g, op.zeros_like(updates), "none")
+    if how == "mul":
+        return g * scatter.onto(
+            op.Expand(op.operand(1.0, g), op.shape_of(data), dims=data.dims), updates, "mul"
+        )
+    won, _, share = _winners(op, scatter, g, data, updates, output)
+    return won * share
+
+
+def _of_updates(
+    op: Builder, scatter: _Scatter, g: Var, data: Var, updates: Var, output: Var, how: str
+) -> Var:
+    if how in ("none", "add"):
+        return scatter.read(g)
+    if how == "mul":
+        # The product of all others at the same cell: another zero makes it zero, its own does not count.
+        zero = op.Equal(updates, op.operand(0.0, updates), dims=updates.dims)
+        is_zero = op.mask(zero, updates)
+        safe = op.where(zero, 1.0, updates)
+        zeros = scatter.read(scatter.onto(op.zeros_like(data), is_zero, "add")) - is_zero
+        others = scatter.read(scatter.onto(data, safe, "mul")) / safe
+        return scatter.read(g) * op.where(zeros > 0.5, op.operand(0.0, g), others)
+    _, mine, share = _winners(op, scatter, g, data, updates, output)
+    return mine * scatter.read(share)
+
+
+def _winners(
+    op: Builder, scatter: _Scatter, g: Var, data: Var, updates: Var, output: Var
+) -> tuple[Var, Var, Var]:
+    """Whether the data, whether each update is the largest (or smallest) at its cell; ties share g."""
+    of_data = op.mask(op.Equal(data, output, dims=data.dims), g)
+    mine = op.mask(op.Equal(updates, scatter.read(output), dims=updates.dims), g)
+    return of_data, mine, g / scatter.onto(of_data, mine, "add")
+
+
+@vjp("ScatterElements", wrt="data")
+def scatter_elements_data(
+    op: Builder, g: Var, data: Var, indices: Var, updates: Var, output: Var, *, axis: int, reduction: str
+) -> Var:
+    return _of_data(op, _elements(op, indices, axis), g, data, updates, output, reduction)
+
+
+@vjp("ScatterElements", wrt="updates")
+def scatter_elements_updates(
+    op: Builder, g: Var, data: Var, indices: Var, updates: Var, output: Var, *, axis: int, reduction: str
+) -> Var:
+    return _of_updates(op, _elements(op, indices, axis), g, data, updates, output, reduction)
+
+
+@vjp("ScatterND", wrt="data")
+def scatter_nd_data(
+    op: Builder, g: Var, data: Var, indices: Var, updates: Var, output: Var, *, reduction: str
+) -> Var:
+    return _of_data(op, _nd(op, indices, updates), g, data, updates, output, reduction)
 
 
 @vjp("ScatterND", wrt="updates")
-def scatter_nd_updates(op: Builder, g: Var, indices: Var, updates: Var, *, reduction: str | None) -> Var:
-    if reduction not in (None, "none", "add"):
-        raise Unsupported(f"its reduction is {reduction!r}")
-    return op.GatherND(g, indices, dims=updates.dims)
+def scatter_nd_updates(
+    op: Builder, g: Var, data: Var, indices: Var, updates: Var, output: Var, *, reduction: str
+) -> Var:
+    return _of_updates(op, _nd(op, indices, updates), g, data, updates, output, reduction)
+
+
+# -- selections -------------------------------------------------------------------------------
+
+
+@vjp("TopK", wrt="X")
+def top_k_x(op: Builder, g: Var, X: Var, Indices: Var, *, axis: int) -> Var:
+    return op.ScatterElements(op.zeros_like(X), Indices, g, axis=axis, dims=X.dims)
+
+
+@vjp("Compress", wrt="input")
+def compress_input(op: Builder, g: Var, input: Var, condition: Var, *, axis: int | None) -> Var:
+    rows = op.Squeeze(op.NonZero(condition), [0], dims=(None,))
+    if axis is not None:
+        return added_along(op, g, axis % input.rank, rows, op.dim(input, axis))
+    flat = op.Reshape(input, [-1], dims=(None,))
+    g = Var(g.value, op, (None,))
+    return op.reshape_like(added_along(op, g, 0, rows, op.dim(flat, 0)), input)
+
+
+@vjp("ReverseSequence", wrt="input")
+def reverse_sequence_input(
+    op: Builder, g: Var, input: Var, sequence_lens: Var, *, batch_axis: int, time_axis: int
+) -> Var:
+    return op.ReverseSequence(g, sequence_lens, batch_axis=batch_axis, time_axis=time_axis, dims=input.dims)
+
+
+@vjp("OneHot", wrt="values")
+def one_hot_values(op: Builder, g: Var, indices: Var, depth: Var, values: Var, *, axis: int) -> Var:
+    at = axis % (indices.rank + 1)
+    zero, one = (op.const(np.asarray(k, np.int64)) for k in (0, 1))
+    many = op.cast(op.Reshape(depth, np.zeros(0, np.int64), dims=()), zero.dtype)
+    count = op.Range(zero, many, one, dims=(None,))
+    behind = indices.rank - at
+    count = op.Unsqueeze(count, [*range(1, behind + 1)], dims=(None, *[1] * behind)) if behind else count
+    wanted = op.Unsqueeze(op.cast(indices, zero.dtype), [at])
+    hit = op.Or(op.Equal(wanted, count), op.Equal(op.Add(wanted, many), count))  # from the end, too
+    on = op.ReduceSum(op.Mul(g, op.mask(hit, g)), None, keepdims=0, dims=())
+    off = op.ReduceSum(g, None, keepdims=0, dims=()) - on
+    return op.Concat(op.reshape_scalar(off), op.reshape_scalar(on), axis=0, dims=(2,))
+
+
+@vjp("Trilu", wrt="input")
+def trilu_input(op: Builder, g: Var, input: Var, k: Var | None, *, upper: int) -> Var:
+    return op.Trilu(g, k, upper=upper, dims=input.dims)

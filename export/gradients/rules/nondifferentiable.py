@@ -8,7 +8,7 @@ _LOGICAL = "its result is true or false"
 _SHAPES = "it reads the shape, not the values"
 _RANDOM = "its result is drawn at random"
 
-for _op in ("Floor", "Ceil", "Round", "Sign"):
+for _op in ("Floor", "Ceil", "Round", "Sign", "Hardmax"):
     stop(_op, _STEPS)
 for _op in ("ArgMax", "ArgMin", "NonZero", "NonMaxSuppression", "Unique", "BitShift"):
     stop(_op, _INTEGERS)
@@ -30,8 +30,11 @@ for _op in ("Shape", "Size", "ConstantOfShape", "EyeLike"):
     stop(_op, _SHAPES)
 for _op in ("RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"):
     stop(_op, _RANDOM)
-for _op in ("Range", "OneHot"):
-    stop(_op, "it counts positions")
+stop("Range", "it counts positions")
+for _op in ("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"):
+    stop(_op, "it makes a table of constants")
+for _op in ("Binarizer", "LabelEncoder", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"):
+    stop(_op, _STEPS, domain="ai.onnx.ml")
 
 # Inputs that say how, not what.
 _HOW = "it says how to compute, not what"
@@ -49,3 +52,14 @@ stop("ScatterND", _HOW, wrt=["indices"])
 stop("ScatterElements", _HOW, wrt=["indices"])
 stop("Dropout", _HOW, wrt=["ratio", "training_mode"])
 stop("Resize", _HOW, wrt=["roi", "scales", "sizes"])
+stop("CumSum", _HOW, wrt=["axis"])
+stop("TopK", _HOW, wrt=["K"])
+stop("OneHot", "it counts positions", wrt=["indices", "depth"])
+stop("Compress", _LOGICAL, wrt=["condition"])
+stop("ReverseSequence", _HOW, wrt=["sequence_lens"])
+stop("Trilu", _HOW, wrt=["k"])
+stop("MaxUnpool", _HOW, wrt=["I", "output_shape"])
+stop("Col2Im", _HOW, wrt=["image_shape", "block_shape"])
+stop("AffineGrid", _HOW, wrt=["size"])
+stop("RoiAlign", "the regions are taken as constants", wrt=["rois", "batch_indices"])
+stop("DFT", _HOW, wrt=["dft_length", "axis"])

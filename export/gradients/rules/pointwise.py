@@ -247,3 +247,61 @@ def _is_patched(value: ir.Value) -> bool:
 @vjp("LogSoftmax", wrt="input", since=13)
 def log_softmax_input(op: Builder, g: Var, output: Var, *, axis: int) -> Var:
     return g - op.Exp(output) * op.sum(g, [axis])
+
+
+# -- angles -----------------------------------------------------------------------------------
+
+
+@vjp("Tan", wrt="input")
+def tan_input(g: Var, output: Var) -> Var:
+    return g * (output * output + 1.0)
+
+
+@vjp("Asin", wrt="input")
+def asin_input(op: Builder, g: Var, input: Var) -> Var:
+    return g / op.Sqrt(1.0 - input * input)
+
+
+@vjp("Acos", wrt="input")
+def acos_input(op: Builder, g: Var, input: Var) -> Var:
+    return -g / op.Sqrt(1.0 - input * input)
+
+
+@vjp("Atan", wrt="input")
+def atan_input(g: Var, input: Var) -> Var:
+    return g / (input * input + 1.0)
+
+
+@vjp("Sinh", wrt="input")
+def sinh_input(op: Builder, g: Var, input: Var) -> Var:
+    return g * op.Cosh(input, dims=input.dims)
+
+
+@vjp("Cosh", wrt="input")
+def cosh_input(op: Builder, g: Var, input: Var) -> Var:
+    return g * op.Sinh(input, dims=input.dims)
+
+
+@vjp("Asinh", wrt="input")
+def asinh_input(op: Builder, g: Var, input: Var) -> Var:
+    return g / op.Sqrt(input * input + 1.0)
+
+
+@vjp("Acosh", wrt="input")
+def acosh_input(op: Builder, g: Var, input: Var) -> Var:
+    return g / op.Sqrt(input * input - 1.0)
+
+
+@vjp("Atanh", wrt="input")
+def atanh_input(g: Var, input: Var) -> Var:
+    return g / (1.0 - input * input)
+
+
+@vjp("Mod", wrt="A")
+def mod_a(g: Var) -> Var:
+    return g
+
+
+@vjp("Mod", wrt="B")
+def mod_b(g: Var, A: Var, B: Var, C: Var) -> Var:
+    return g * (C - A) / B  # how often B goes into A, whichever way it is rounded

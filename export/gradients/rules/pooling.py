@@ -9,7 +9,7 @@ import numpy as np
 
 from ..builder import Builder, Var, is_static
 from ..geometry import Pad, reach
-from ..registry import vjp
+from ..registry import Unsupported, vjp
 from .convolution import scatter_windows
 
 
@@ -221,3 +221,64 @@ def _merged(op: Builder, x: Var, channels: int, rank: int) -> Var:
 
 def _unmerged(op: Builder, x: Var, X: Var) -> Var:
     return op.Reshape(x, op.shape_of(X), dims=X.dims) if not is_static(X.shape[1:]) else op.reshape_like(x, X)
+
+
+@vjp("LpPool", wrt="X")
+def lp_pool_x(
+    op: Builder,
+    g: Var,
+    X: Var,
+    Y: Var,
+    *,
+    kernel_shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[Pad, ...],
+    dilations: tuple[int, ...],
+    p: int,
+) -> Var:
+    """Of y = (sum of |x|^p)^(1/p) over each window."""
+    rank = len(kernel_shape)
+    spans = reach(kernel_shape, dilations)
+    ones = op.const(np.ones((1, 1, *kernel_shape), dtype=g.dtype.numpy()))
+    shared = _merged(op, g * _power(op, Y, 1 - p), 1, rank)
+    spread = scatter_windows(op, shared, ones, X, strides, pads[:rank], dilations, spans)
+    return _unmerged(op, spread, X) * op.Sign(X) * _power(op, op.Abs(X), p - 1)
+
+
+@vjp("GlobalLpPool", wrt="X")
+def global_lp_pool_x(op: Builder, g: Var, X: Var, Y: Var, *, p: int) -> Var:
+    return g * _power(op, Y, 1 - p) * op.Sign(X) * _power(op, op.Abs(X), p - 1)
+
+
+def _power(op: Builder, x: Var, exponent: int) -> Var:
+    """``x`` (not negative) to a power; 0 stays 0, where the norm has no gradient."""
+    if exponent in (0, 1):
+        return x if exponent else op.mask(x > 0, x)
+    raised = op.Pow(op.where(x > 0, x, 1.0), op.operand(float(exponent), x), dims=x.dims)
+    return op.where(x > 0, raised, op.operand(0.0, x))
+
+
+@vjp("MaxUnpool", wrt="X")
+def max_unpool_x(
+    op: Builder,
+    g: Var,
+    X: Var,
+    I: Var,  # noqa: E741  (ONNX's name)
+    output_shape: Var | None,
+    *,
+    kernel_shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+) -> Var:
+    if output_shape is not None:
+        rank, sizes = len(kernel_shape), X.shape[2:]
+        padded = [b + e for b, e in zip(pads[:rank], pads[rank:], strict=True)]
+        geometry: Any = zip(sizes, strides, kernel_shape, padded, strict=True)
+        wanted = [(n - 1) * s + k - p if isinstance(n, int) else None for n, s, k, p in geometry]
+        given = op.ints(output_shape)
+        if given is None or [*given[2:]] != wanted:
+            raise Unsupported(
+                "its output_shape is another than the pool's: ONNX counts the indices in the one, "
+                "ONNX Runtime in the other"
+            )
+    return op.Gather(op.Reshape(g, [-1], dims=(None,)), I, axis=0, dims=X.dims)

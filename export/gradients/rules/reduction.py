@@ -68,3 +68,47 @@ def reduce_l2_data(
     norm = _restored(op, reduced, data, over, keepdims)
     unit = data / op.where(norm > 0, norm, 1.0)
     return _restored(op, g, data, over, keepdims) * unit
+
+
+@vjp("ReduceProd", wrt="data")
+def reduce_prod_data(
+    op: Builder,
+    g: Var,
+    data: Var,
+    *,
+    axes: tuple[int, ...] | None,
+    keepdims: int,
+    noop_with_empty_axes: int,
+) -> Var:
+    over = _axes(data, axes, noop_with_empty_axes)
+    zero = op.Equal(data, op.operand(0.0, data), dims=data.dims)
+    others = product_of_others(op, data, zero, over)
+    return _restored(op, g, data, over, keepdims) * others
+
+
+def product_of_others(op: Builder, x: Var, zero: Var, axes: list[int]) -> Var:
+    """For each cell the product of the others along axes; ``zero`` says which cells are."""
+    safe = op.where(zero, 1.0, x)
+    whole = op.node("ReduceProd", [safe, axes], {"keepdims": 1}) if axes else safe
+    whole = Var(whole.value, op, tuple(1 if k in axes else d for k, d in enumerate(x.shape)))
+    is_zero = op.mask(zero, x)
+    # Another zero makes it zero; its own does not count.
+    elsewhere = op.sum(is_zero, axes) - is_zero
+    return op.where(elsewhere > 0.5, op.operand(0.0, x), whole / safe)
+
+
+@vjp("CumSum", wrt="x")
+def cum_sum_x(op: Builder, g: Var, x: Var, axis: Var, *, exclusive: int, reverse: int) -> Var:
+    return op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse, dims=x.dims)
+
+
+@vjp("LpNormalization", wrt="input")
+def lp_normalization_input(op: Builder, g: Var, input: Var, output: Var, *, axis: int, p: int) -> Var:
+    # A vector of zeros stays one, and no gradient flows.
+    axis %= input.rank
+    if p == 1:
+        norm, slope = op.sum(op.Abs(input), [axis]), op.Sign(input)
+    else:
+        norm, slope = op.Sqrt(op.sum(input * input, [axis])), output
+    inner = slope * op.sum(g * output, [axis])
+    return op.where(norm > 0, (g - inner) / op.where(norm > 0, norm, 1.0), op.operand(0.0, input))

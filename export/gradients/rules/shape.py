@@ -162,3 +162,25 @@ def tile_input(op: Builder, g: Var, input: Var, *, repeats: tuple[int, ...]) -> 
     ]
     apart = op.reshape(g, split)
     return op.reshape_like(op.sum(apart, range(0, 2 * input.rank, 2), keepdims=False), input)
+
+
+@vjp("DepthToSpace", wrt="input")
+def depth_to_space_input(op: Builder, g: Var, input: Var, *, blocksize: int, mode: str) -> Var:
+    n, _, h, w = input.shape
+    sizes = [op.dim(input, 2), op.dim(input, 3)]
+    apart = op.Reshape(g, op.vector([0, -1, sizes[0], blocksize, sizes[1], blocksize]))
+    apart = Var(apart.value, op, (n, None, h, blocksize, w, blocksize))
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    return op.Reshape(op.transpose(apart, order), op.vector([0, -1, *sizes]), dims=input.dims)
+
+
+@vjp("SpaceToDepth", wrt="input")
+def space_to_depth_input(op: Builder, g: Var, input: Var, *, blocksize: int) -> Var:
+    n, c, _, _ = input.shape
+    if g.dims is None:
+        g = Var(g.value, op, (n, None, None, None))
+    cells = [op.dim(g, 2), op.dim(g, 3)]
+    apart = op.Reshape(g, op.vector([0, blocksize, blocksize, -1, *cells]))
+    apart = Var(apart.value, op, (n, blocksize, blocksize, c, *g.shape[2:]))
+    joined = [op.dim(input, 2), op.dim(input, 3)]
+    return op.Reshape(op.transpose(apart, [0, 3, 4, 1, 5, 2]), op.vector([0, -1, *joined]), dims=input.dims)

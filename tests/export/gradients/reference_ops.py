@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
+from . import reference_sampling
+
 Array = np.ndarray[Any, Any]
 
 
@@ -146,6 +148,34 @@ class LpNormalization(OpRun):
         return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
 
 
-for _kernel in (ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu, LpNormalization):
+class GlobalLpPool(OpRun):
+    def _run(self, x: Array, p: int = 2) -> tuple[Array]:  # type: ignore[override]
+        over = tuple(range(2, x.ndim))
+        return ((np.abs(x) ** p).sum(axis=over, keepdims=True) ** (1 / p),)
+
+
+class LRN(OpRun):
+    def _run(  # type: ignore[override]
+        self, x: Array, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int = 1
+    ) -> tuple[Array]:
+        total = np.zeros_like(x)
+        for c in range(x.shape[1]):  # onnx.reference counts images here, not channels
+            near = slice(max(0, c - (size - 1) // 2), c + math.ceil((size - 1) / 2) + 1)
+            total[:, c] = (x[:, near] ** 2).sum(axis=1)
+        return (x / (bias + alpha / size * total) ** beta,)
+
+
+for _kernel in (ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu, GlobalLpPool, LRN, LpNormalization):
     _kernel.op_domain = ""
-KERNELS = [ConvTranspose, MaxPool, AveragePool, Pad, Erf, Gelu, LpNormalization]
+KERNELS = [
+    ConvTranspose,
+    MaxPool,
+    AveragePool,
+    Pad,
+    Erf,
+    Gelu,
+    GlobalLpPool,
+    LRN,
+    LpNormalization,
+    *reference_sampling.KERNELS,
+]

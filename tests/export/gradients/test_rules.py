@@ -87,7 +87,10 @@ WRONGLY_INFERRED = "attention, three axes"
 #: Cases that need sizes, and what the error says.
 FIXED = {"center crop": "Pad .* its input pads is computed at run time"}
 #: The same where heights and widths are open.
-FIXED_SIZES = {"resize, not larger": "its sizes are computed at run time, with the policy 'not_larger'"}
+FIXED_SIZES = {
+    "resize, not larger": "its sizes are computed at run time, with the policy 'not_larger'",
+    "determinant": "The gradient needs the shape of 'x'",
+}
 
 
 @pytest.mark.parametrize("batch_only", [True, False], ids=["batch", "sizes"])

@@ -9,10 +9,11 @@ from .indexing import INDEXING
 from .linear import LINEAR
 from .normalization import NORMALIZATION
 from .pointwise import POINTWISE
-from .pooling import POOLING
+from .pooling import POOLING, UNPOOLING
 from .quantization import QUANTIZATION
 from .reduction import REDUCTION
 from .resize import RESIZE
+from .sampling import SAMPLING
 from .shape import SHAPE
 
 CASES: list[Case] = [
@@ -20,6 +21,7 @@ CASES: list[Case] = [
     *CONVOLUTION_WEIGHTS,
     *TRANSPOSED,
     *POOLING,
+    *UNPOOLING,
     *POINTWISE,
     *LINEAR,
     *SHAPE,
@@ -29,6 +31,7 @@ CASES: list[Case] = [
     *EXPANDED,
     *QUANTIZATION,
     *RESIZE,
+    *SAMPLING,
 ]
 
 __all__ = ["CASES", "CONVOLUTION", "EXPANDED", "POOLING", "vector"]

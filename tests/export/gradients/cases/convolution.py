@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._make import N, case
+from ._make import N, case, vector
 
 CONVOLUTION = [
     case("conv", "y = Conv(x, w)", x=(2, 3, 6, 5), w=(4, 3, 3, 2)),
@@ -130,4 +130,13 @@ TRANSPOSED = [
             ("convtranspose 3-D", "strides=[1,2,1], pads=[0,1,0,0,1,0]", (1, 2, 2, 3, 3), (2, 2, 2, 3, 2)),
         )
     ),
+    case("col2im", "y = Col2Im(x, i, k)", x=(2, 18, 20), i=vector(6, 7), k=vector(3, 3)),
+    case(
+        "col2im with strides",
+        "y = Col2Im<strides=[2,1], dilations=[1,2], pads=[1,0,0,1]>(x, i, k)",
+        x=(1, 8, 12),
+        i=vector(5, 5),
+        k=vector(2, 2),
+    ),
+    case("col2im 3-D", "y = Col2Im(x, i, k)", x=(1, 8, 8), i=vector(3, 3, 3), k=vector(2, 2, 2)),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._make import case
 
 LINEAR = [
@@ -24,4 +26,21 @@ LINEAR = [
     case("einsum sums an axis out", 'y = Einsum<equation="bij,bk->bk">(a, b)', a=(2, 3, 4), b=(2, 5)),
     case("einsum turns", 'y = Einsum<equation="ij -> ji">(x)', x=(2, 3)),
     case("einsum of three", 'y = Einsum<equation="ij,jk,kl->il">(a, b, c)', a=(2, 3), b=(3, 4), c=(4, 2)),
+    case(
+        "einsum with an ellipsis",
+        'y = Einsum<equation="...ij,...jk->...ik">(a, b)',
+        a=(2, 3, 4, 5),
+        b=(2, 3, 5, 2),
+    ),
+    case("einsum without an output", 'y = Einsum<equation="bij,bjk">(a, b)', a=(2, 3, 4), b=(2, 4, 5)),
+    case("einsum of a diagonal", 'y = Einsum<equation="...ii->...i">(x)', x=(3, 4, 4)),
+    case("einsum of a trace", 'y = Einsum<equation="bii,bi->b">(a, b)', a=(2, 4, 4), b=(2, 4)),
+    case("determinant", "y = Det(x)", x=(2, 3, 3)),
+    case("determinants of small ones", "y = Det(x)", x=(2, 1, 1)),
+    case(
+        "determinant of a singular matrix",
+        "z = Mul(x, m); y = Det(z)",
+        x=(3, 3),
+        m=np.array([[1.0, 1, 1], [0, 0, 0], [1, 1, 1]]),
+    ),
 ]

@@ -63,4 +63,43 @@ NORMALIZATION = [
     ),
     case("rms norm", "y = RMSNormalization<epsilon=0.01>(x, s)", x=(2, 4, 5), s=(5,), opset=23),
     case("rms norm of two axes", "y = RMSNormalization<axis=-2>(x, s)", x=(2, 4, 5), s=(4, 5), opset=23),
+    case(
+        "batch norm, every tensor",
+        "y = BatchNormalization<epsilon=0.01>(x, s, b, m, v)",
+        x=(2, 3, 4, 2),
+        s=(3,),
+        b=(3,),
+        m=(3,),
+        v=(3,),
+        positive=("v",),
+        wrt=("x", "s", "b", "m", "v"),
+    ),
+    case(
+        "instance norm, every tensor",
+        "y = InstanceNormalization(x, s, b)",
+        x=(2, 3, 4, 5),
+        s=(3,),
+        b=(3,),
+        wrt=("x", "s", "b"),
+    ),
+    case(
+        "layer norm, every tensor",
+        "y = LayerNormalization<axis=2>(x, s, b)",
+        x=(2, 3, 4, 5),
+        s=(4, 5),
+        b=(5,),
+        wrt=("x", "s", "b"),
+    ),
+    case(
+        "layer norm, mean and deviation too",
+        "n, m, i = LayerNormalization(x, s); h = Mul(n, m); y = Mul(h, i)",
+        x=(2, 3, 5),
+        s=(5,),
+        wrt=("x", "s"),
+    ),
+    case(
+        "layer norm, the mean alone", "n, m, i = LayerNormalization(x, s); y = Mul(m, i)", x=(2, 3, 5), s=(5,)
+    ),
+    case("rms norm, its scale", "y = RMSNormalization(x, s)", x=(2, 4, 5), s=(5,), opset=23, wrt=("x", "s")),
+    case("lrn", "y = LRN<size=3, alpha=0.4, bias=1.5>(x)", x=(2, 7, 3, 4)),
 ]

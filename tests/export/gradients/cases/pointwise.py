@@ -66,4 +66,17 @@ POINTWISE = [
     case("softmax", "y = Softmax(x)", x=(2, 3, 4)),
     case("softmax of axis 1", "y = Softmax<axis=1>(x)", x=(2, 3, 4)),
     case("log softmax", "y = LogSoftmax<axis=-2>(x)", x=(2, 3, 4)),
+    *(case(name, f"y = {name.capitalize()}(x)", x=(4, 5)) for name in ("atan", "sinh", "cosh", "asinh")),
+    case("tan", "h = Mul(x, c); y = Tan(h)", x=(4, 5), c=scalar(0.3)),
+    *(
+        case(
+            f"{name} inside its range",
+            f"t = Tanh(x); h = Mul(t, c); y = {name.capitalize()}(h)",
+            x=(4, 5),
+            c=scalar(0.9),
+        )
+        for name in ("asin", "acos", "atanh")
+    ),
+    case("acosh", "h = Add(x, o); y = Acosh(h)", x=(4, 5), o=scalar(1.2), positive=("x",)),
+    case("mod of C", "y = Mod<fmod=1>(a, b)", a=(4, 5), b=(5,), away_from_zero=("b",)),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._make import N, case
 
 POOLING = [
@@ -70,4 +72,20 @@ POOLING = [
     case("global average pool", "y = GlobalAveragePool(x)", x=N),
     case("global average pool 1-D", "y = GlobalAveragePool(x)", x=(2, 3, 5)),
     case("global max pool", "y = GlobalMaxPool(x)", x=N),
+    case("lppool", "y = LpPool<kernel_shape=[2,2]>(x)", x=N, opset=18),
+    case(
+        "lppool of third order", "y = LpPool<kernel_shape=[3,2], strides=[2,1], p=3, pads=[1,0,1,1]>(x)", x=N
+    ),
+    case("lppool of first order", "y = LpPool<kernel_shape=[2,2], strides=[2,2], p=1>(x)", x=(1, 2, 4, 6)),
+    case("lppool dilated", "y = LpPool<kernel_shape=[2,2], dilations=[2,1], ceil_mode=1>(x)", x=N),
+    case("global lppool", "y = GlobalLpPool<p=3>(x)", x=N),
+]
+
+UNPOOLING = [
+    case(
+        "maxunpool",
+        "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i)",
+        x=(1, 2, 2, 2),
+        i=np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 27]]]]),
+    ),
 ]

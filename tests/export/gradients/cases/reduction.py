@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._make import N, case, vector
 
 REDUCTION = [
@@ -22,6 +24,29 @@ REDUCTION = [
     case("reduce min", "y = ReduceMin(x, a)", x=(2, 3, 4), a=vector(1)),
     case("reduce l2", "y = ReduceL2<keepdims=1>(x, a)", x=(2, 3, 4), a=vector(-1)),
     case("reduce l2 dropping axes", "y = ReduceL2<keepdims=0>(x, a)", x=(2, 3, 4), a=vector(0, 2)),
+    case("reduce prod", "y = ReduceProd(x, a)", x=(2, 3, 4), a=vector(1)),
+    case("reduce prod of everything", "y = ReduceProd<keepdims=0>(x)", x=(2, 3)),
+    case(
+        "reduce prod with zeros",
+        "z = Mul(x, m); y = ReduceProd(z, a)",
+        x=(3, 4),
+        m=np.array([[1.0, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]),
+        a=vector(1),
+    ),
+    *(
+        case(
+            f"cumsum{', exclusive' * exclusive}{', reversed' * reverse}",
+            f"y = CumSum<exclusive={exclusive}, reverse={reverse}>(x, a)",
+            x=(2, 5, 3),
+            a=np.array(1),
+        )
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ),
+    case("lp normalization", "y = LpNormalization<axis=1>(x)", x=(2, 5, 3)),
+    case(
+        "lp normalization of first order", "y = LpNormalization<p=1>(x)", x=(2, 5, 3), away_from_zero=("x",)
+    ),
 ]
 
 #: ONNX's own definition passes through float32, which a difference quotient would notice.

@@ -137,4 +137,7 @@ SHAPE = [
     case("pad reflect", 'y = Pad<mode="reflect">(x, p)', x=(1, 2, 4, 5), p=vector(0, 0, 1, 2, 0, 0, 2, 1)),
     case("pad edge", 'y = Pad<mode="edge">(x, p)', x=(1, 2, 4, 5), p=vector(0, 0, 1, 6, 0, 0, 2, 1)),
     case("pad wrap", 'y = Pad<mode="wrap">(x, p)', x=(2, 5), p=vector(0, 2, 0, 3), opset=19),
+    case("depth to space", "y = DepthToSpace<blocksize=2>(x)", x=(2, 8, 3, 2)),
+    case("depth to space, columns first", 'y = DepthToSpace<blocksize=3, mode="CRD">(x)', x=(1, 18, 2, 3)),
+    case("space to depth", "y = SpaceToDepth<blocksize=2>(x)", x=(2, 3, 4, 6)),
 ]
