@@ -126,8 +126,8 @@ def export_torch(
                 errors = verify_against(model, args, kwargs, draft, record, captured, targets)
                 if errors[1] is None:
                     notes.append(
-                        "The gradient was not compared with torch.autograd: its tensor is no module's, or the score "
-                        "is a detection's."
+                        "The gradient was not compared with torch.autograd: its tensor is no module's, or "
+                        "the score is a detection's."
                     )
             size = draft.stat().st_size
     return ExportReport(

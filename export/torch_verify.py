@@ -121,7 +121,8 @@ def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> t
         return torch.as_tensor(found[name], device=tensor.device)
 
     if score.task == "embedding":
-        return tensor.flatten(1).norm(dim=1).sum()
+        lengths: torch.Tensor = tensor.flatten(1).norm(dim=1)
+        return lengths.sum()
     if score.task == "segmentation":
         axis = next(k for k in (1, 3) if tensor.shape[k] == score.classes)
         region = tensor.argmax(axis) == fetched(CLASS)[:, None, None]

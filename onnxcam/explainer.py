@@ -429,11 +429,11 @@ def _seen_by(wanted: Targets, geometries: Sequence[preprocess.Geometry]) -> Targ
 
 def _as_input(wanted: Targets, size: tuple[int, int] | None) -> Targets:
     """Regions at the model input's size."""
-    return targets.placed(
-        wanted,
-        lambda _, corners: corners,
-        lambda _, mask: mask if size in (None, mask.shape) else preprocess.resize_mask(mask, size or (0, 0)),
-    )
+
+    def fitted(_: int, mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        return mask if size is None or mask.shape == size else preprocess.resize_mask(mask, size)
+
+    return targets.placed(wanted, lambda _, corners: corners, fitted)
 
 
 def _photo_boxes(

@@ -167,14 +167,16 @@ def to_photo(grid: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float3
 def box_to_input(box: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
     """Corners x1, y1, x2, y2 (4,) in pixels of the photo as pixels of the model's input."""
     scale, offset = (np.array([v[1], v[0]] * 2) for v in (geometry.scale, geometry.offset))
-    return (box * scale + offset).astype(np.float32)
+    moved: NDArray[np.float32] = (box * scale + offset).astype(np.float32)
+    return moved
 
 
 def box_to_photo(box: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
     """The inverse of :func:`box_to_input`, cut to the photo."""
     scale, offset = (np.array([v[1], v[0]] * 2) for v in (geometry.scale, geometry.offset))
     h, w = geometry.photo
-    return np.clip((box - offset) / scale, 0, [w, h, w, h]).astype(np.float32)
+    moved: NDArray[np.float32] = np.clip((box - offset) / scale, 0, [w, h, w, h]).astype(np.float32)
+    return moved
 
 
 def mask_to_input(mask: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ...contract import BOX, CHOSEN_BOX, CLASS_INDEX, TOP_CLASS, Score
 from ...errors import ScoreError
@@ -267,7 +268,7 @@ def _area(op: Builder, sides: Var) -> Var:
     return op.Squeeze(product, [2], dims=(n, a))
 
 
-def _cells(graph: ir.Graph, value: ir.Value) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _cells(graph: ir.Graph, value: ir.Value) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The corner (A, 2) and the stride (A, 1) of each row's cell."""
     h, w = _image_size(graph)
     cells, strides = [], []

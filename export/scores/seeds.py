@@ -21,7 +21,7 @@ def with_seeds(graph: ir.Graph, found: FoundScore, spec: ScoreSpec) -> FoundScor
     """
     if not spec.seed:
         return found
-    if spec.seed is True:
+    if isinstance(spec.seed, bool):
         pairs = [(found.score.output, found.value, seed_name())]
     else:
         pairs = [(name, _differentiated(graph, name, spec), seed_name(name)) for name in spec.seed]

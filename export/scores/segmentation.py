@@ -31,7 +31,8 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
             f"The score {name!r} has shape {shape}; a segmentation has one map per class, [N, K, H, W] or "
             "[N, H, W, K]. Name another output with `score=`."
         )
-    classes = dims[axis] if isinstance(dims[axis], int) else None
+    size = dims[axis]
+    classes = size if isinstance(size, int) else None
     if spec.background is not None and classes is not None and not 0 <= spec.background < classes:
         raise ScoreError(f"The background {spec.background} is no class: {name!r} has {classes}.")
 

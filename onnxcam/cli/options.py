@@ -183,6 +183,7 @@ def targets(args: argparse.Namespace) -> list[Any]:
     if len(kinds) > 1:
         raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other.")
     classes = [_class(value) for value in args.targets or ()]
+    each: list[Any] = classes or [None]
     if args.against:
         if not classes:
             raise InputError("--against needs a --target to set its classes against.")
@@ -191,10 +192,10 @@ def targets(args: argparse.Namespace) -> list[Any]:
         corners = _plain(args.box)
         if not isinstance(corners, list) or len(corners) != 4:
             raise InputError(f"--box is X1,Y1,X2,Y2 in pixels of the photo, not {args.box!r}.")
-        return [Box(tuple(corners), of) for of in classes or [None]]
+        return [Box(tuple(corners), of) for of in each]
     if args.region:
         mask = images.load(args.region).any(axis=2)
-        return [Region(of, mask) for of in classes or [None]]
+        return [Region(of, mask) for of in each]
     if args.reference:
         return [Similar(_array(args.reference))]
     return classes

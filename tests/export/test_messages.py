@@ -67,9 +67,9 @@ def test_values_that_do_not_exist():
             r"DeformConv .*it is not two-dimensional",
         ),
         (
-            "y = Resize<keep_aspect_ratio_policy='not_smaller'>(v, , , s)".replace("'", '"'),
+            'y = Resize<mode="linear", antialias=1, keep_aspect_ratio_policy="not_smaller">(v, , , s)',
             {"s": np.array([1, 1, 5, 6])},
-            r"Resize .*the policy 'not_smaller' rounds one of its sizes up",
+            r"Resize .*its policy rounds a size up, and it is half_pixel or weighs its edges",
         ),
     ],
 )

@@ -253,7 +253,9 @@ LOOP = (
 
 
 def test_what_is_refused_names_the_layers_that_can_be_explained(tmp_path):
-    model = nets.cnn(body=f"{LOOP} t = MaxPool<kernel_shape=[1,1]>(k) m = Mul(t, t) {nets.HEAD.replace('(r)', '(m)')}")
+    model = nets.cnn(
+        body=f"{LOOP} t = MaxPool<kernel_shape=[1,1]>(k) m = Mul(t, t) {nets.HEAD.replace('(r)', '(m)')}"
+    )
     # Inference takes a loop's result to be of any size; exporters write down what it is.
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("k", 1, ["N", 4, 8, 8]))
     with pytest.raises(NoGradientRule, match="how often it repeats its body") as caught:

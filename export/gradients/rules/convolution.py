@@ -86,8 +86,8 @@ def conv_transpose_x(
     group: int,
 ) -> Var:
     # The transposed convolution is the adjoint of a convolution with the same weights: this one.
-    g, pads = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
-    return op.Conv(g, W, strides=strides, pads=pads, dilations=dilations, group=group, dims=X.dims)
+    g, around = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
+    return op.Conv(g, W, strides=strides, pads=around, dilations=dilations, group=group, dims=X.dims)
 
 
 @vjp("ConvTranspose", wrt="W")
@@ -103,8 +103,8 @@ def conv_transpose_w(
     kernel_shape: tuple[int, ...],
     group: int,
 ) -> Var:
-    g, pads = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
-    return _weights(op, g, X, W, strides, pads, dilations, group)
+    g, around = _reached(op, g, X, strides, pads, reach(kernel_shape, dilations))
+    return _weights(op, g, X, W, strides, around, dilations, group)
 
 
 def _reached(
@@ -117,19 +117,19 @@ def _reached(
     rank = len(strides)
     if g.dims is None:
         g = Var(g.value, op, (X.shape[0], *[None] * (rank + 1)))
-    assert all(isinstance(p, int) for p in pads)
-    begins: list[int] = [max(p, 0) for p in pads[:rank]]  # type: ignore[type-var]
-    ends: list[int] = [max(p, 0) for p in pads[rank:]]  # type: ignore[type-var]
+    known = [p for p in pads if isinstance(p, int)]
+    assert len(known) == 2 * rank
+    begins, ends = [max(p, 0) for p in known[:rank]], [max(p, 0) for p in known[rank:]]
     for k, (stride, span) in enumerate(zip(strides, spans, strict=True)):
         n, m = X.shape[k + 2], g.shape[k + 2]
-        before: Any = max(-pads[k], 0)  # type: ignore[operator]
+        before = max(-known[k], 0)
         if isinstance(n, int) and isinstance(m, int):
             reached = (n - 1) * stride + span - begins[k]
             stop = min(m, before + reached)
             ends[k] = reached - (stop - before)
             if before or stop < m:
                 g = op.slice(g, [before], [stop], [k + 2])
-        elif before or min(pads[rank + k], 0):  # type: ignore[type-var]
+        elif before or known[rank + k] < 0:
             raise op.shape_unknown(X.value)
     return g, [*begins, *ends]
 

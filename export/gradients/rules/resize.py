@@ -49,10 +49,10 @@ def resize_x(
     g = g if g.dims is not None else Var(g.value, op, (None,) * X.rank)
     over = [a % X.rank for a in axes] if axes else list(range(X.rank))
     crops = coordinate_transformation_mode == "tf_crop_and_resize"
-    factors = None if scales is None or scales.shape == (0,) else op.array(scales)
+    factors: Any = None if scales is None or scales.shape == (0,) else op.array(scales)
     kept = keep_aspect_ratio_policy if sizes is not None else "stretch"
     if kept != "stretch":
-        factors = _common_factor(op, X, g, over, sizes, kept)
+        factors = _common_factor(op, X, over, sizes, kept)
     for k, axis in enumerate(over):
         factor = None if factors is None else float(factors[k])
         if not crops and _is_kept(X.shape[axis], g.shape[axis], axis, factor):
@@ -70,9 +70,11 @@ def resize_x(
         else:
             size = None, op.Shape(g, start=axis, end=axis + 1)
         part = None if roi is None or not crops else _bounds(op, roi, k, len(over))
-        table = op.Resize(
-            _identity(op, X, axis), part, *size, axes=[0], dims=(g.shape[axis], X.shape[axis]), **how
-        )
+        vectors, dims = _identity(op, X, axis), (g.shape[axis], X.shape[axis])
+        if kept != "stretch" and int((X.shape[axis]) * factor) != g.shape[axis]:
+            table = _rounded_up(op, vectors, g.shape[axis], size[0], how)
+        else:
+            table = op.Resize(vectors, part, *size, axes=[0], dims=dims, **how)
         g = _along(op, g, table, X, axis)
     return Var(g.value, op, X.dims)
 
@@ -117,6 +119,18 @@ def _identity(op: Builder, X: Var, axis: int) -> Var:
     return op.mask(op.Equal(op.Unsqueeze(count, [1], dims=(X.shape[axis], 1)), count), X)
 
 
+def _rounded_up(op: Builder, vectors: Var, count: Any, factor: Var, how: dict[str, Any]) -> Var:
+    """The matrix of a factor whose product with the size was rounded up: the edge goes on for a while."""
+    places = how["coordinate_transformation_mode"]
+    if places not in ("half_pixel", "asymmetric") or how["antialias"] or how["exclude_outside"]:
+        raise Unsupported(f"its policy rounds a size up, and it is {places} or weighs its edges")
+    n = vectors.shape[0]
+    assert isinstance(n, int)
+    longer = op.Gather(vectors, [*range(n), n - 1, n - 1, n - 1], axis=0, dims=(n + 3, n))
+    table = op.Resize(longer, None, factor, axes=[0], dims=(None, n), **how)
+    return Var(op.slice(table, [0], [count], [0]).value, op, (count, n))
+
+
 def _bounds(op: Builder, roi: Var, k: int, count: int) -> Var:
     """Where the crop begins and ends along the axis ``k`` of those that are resized."""
     return op.Concat(*(op.slice(roi, [at], [at + 1], [0]) for at in (k, k + count)), axis=0, dims=(2,))
@@ -138,9 +152,7 @@ def _along(op: Builder, g: Var, table: Var, X: Var, axis: int) -> Var:
     return op.Reshape(mixed, op.vector([*leading, *behind_sizes]), dims=dims)
 
 
-def _common_factor(
-    op: Builder, X: Var, g: Var, over: Sequence[int], sizes: Var | None, policy: str
-) -> list[float]:
+def _common_factor(op: Builder, X: Var, over: Sequence[int], sizes: Var | None, policy: str) -> list[float]:
     """The factor of all axes under ``keep_aspect_ratio_policy``."""
     wanted = None if sizes is None else op.ints(sizes)
     before = [X.shape[a] for a in over]
@@ -148,6 +160,4 @@ def _common_factor(
         raise Unsupported(f"its sizes are computed at run time, with the policy {policy!r}")
     pick = min if policy == "not_larger" else max
     factor = pick(m / int(n or 1) for n, m in zip(before, wanted, strict=True))
-    if any(int(int(n or 1) * factor) != g.shape[a] for n, a in zip(before, over, strict=True)):
-        raise Unsupported(f"the policy {policy!r} rounds one of its sizes up")
     return [factor] * len(over)

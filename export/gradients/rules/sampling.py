@@ -398,7 +398,7 @@ def _deformed(
 
 
 def _quotient(op: Builder, X: Var, parts: int) -> Any:
-    return op.dim(X, 1) / op.const(np.asarray(parts, np.int64))  # type: ignore[operator]
+    return op.dim(X, 1) / op.const(np.asarray(parts, np.int64))
 
 
 def _columns(op: Builder, cells: int, out: Sequence[Any]) -> Any:

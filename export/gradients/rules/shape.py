@@ -176,11 +176,23 @@ def depth_to_space_input(op: Builder, g: Var, input: Var, *, blocksize: int, mod
 
 @vjp("SpaceToDepth", wrt="input")
 def space_to_depth_input(op: Builder, g: Var, input: Var, *, blocksize: int) -> Var:
+    return _to_space(op, g, input, blocksize, "DCR")
+
+
+@vjp("SpaceToDepth", wrt="input", since=28)
+def space_to_depth_of_mode(op: Builder, g: Var, input: Var, *, blocksize: int, mode: str) -> Var:
+    return _to_space(op, g, input, blocksize, mode)
+
+
+def _to_space(op: Builder, g: Var, input: Var, blocksize: int, mode: str) -> Var:
     n, c, _, _ = input.shape
     if g.dims is None:
         g = Var(g.value, op, (n, None, None, None))
     cells = [op.dim(g, 2), op.dim(g, 3)]
-    apart = op.Reshape(g, op.vector([0, blocksize, blocksize, -1, *cells]))
-    apart = Var(apart.value, op, (n, blocksize, blocksize, c, *g.shape[2:]))
+    block = (blocksize, blocksize)
+    first = mode == "DCR"  # the place in the block counts the channels first
+    apart = op.Reshape(g, op.vector([0, *block, -1, *cells] if first else [0, -1, *block, *cells]))
+    apart = Var(apart.value, op, (n, *block, c, *g.shape[2:]) if first else (n, c, *block, *g.shape[2:]))
+    turned = op.transpose(apart, [0, 3, 4, 1, 5, 2] if first else [0, 1, 4, 2, 5, 3])
     joined = [op.dim(input, 2), op.dim(input, 3)]
-    return op.Reshape(op.transpose(apart, [0, 3, 4, 1, 5, 2]), op.vector([0, -1, *joined]), dims=input.dims)
+    return op.Reshape(turned, op.vector([0, -1, *joined]), dims=input.dims)

@@ -68,6 +68,15 @@ RESIZE = [
         x=(1, 2, 4, 6),
         s=vector(8, 18),
     ),
+    *(
+        case(
+            f"resize {mode}, not smaller, a size rounded up",
+            f'y = Resize<mode="{mode}", axes=[2,3], keep_aspect_ratio_policy="not_smaller">(x, , , s)',
+            x=(1, 2, 4, 6),
+            s=vector(5, 6),
+        )
+        for mode in ("nearest", "linear", "cubic")
+    ),
     case(
         "resize of a crop",
         'y = Resize<mode="linear", coordinate_transformation_mode="tf_crop_and_resize", '
