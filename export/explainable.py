@@ -83,8 +83,12 @@ def add_explanation(
                     dequantize(op, op.wrap(value)).value,
                     of_dequantized(op, gradient, value),
                 )
+        if activations.dtype == ir.DataType.BFLOAT16:  # which NumPy does not know
+            with op.working_on("what NumPy can hold", layer.tensor):
+                activations = op.single(op.wrap(activations)).value
+                activations.shape = value.shape
         graph.outputs.append(_activations(op, activations, layer.activations))
-        graph.outputs.append(op.output(gradient, layer.gradients, activations))
+        graph.outputs.append(op.output(gradient, layer.gradients, activations, single=True))
     with op.working_on("the choice of what to explain", "score"):
         graph.outputs.extend(_told(op, found, choice))
     prune(op)

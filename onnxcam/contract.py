@@ -86,7 +86,9 @@ class Layer:
     Attributes:
         name: what the user calls it: a module path, a node name or a tensor name.
         tensor: the value of the source graph.
-        activations, gradients: the graph outputs, of equal shape and dtype.
+        activations, gradients: the graph outputs, of equal shape and dtype; but the gradients of half
+            precision are float32, so that small ones do not become zero, and so are activations in
+            bfloat16, which NumPy does not know.
         layout: see :class:`Layout`.
         shape: one entry per axis: a size, a symbol, or None where unknown.
         head: ``gap-linear`` if only global average pooling and a linear map lie between the
@@ -114,7 +116,7 @@ class Seed:
         output: what the user calls it: a graph output, or an inner tensor.
         tensor: the value that is differentiated: the logit before the output's softmax or sigmoid, or the
             output itself.
-        input: the graph input, in the shape and dtype of ``tensor``.
+        input: the graph input, in the shape and dtype of ``tensor`` (float32 for half precision).
         shape: of ``tensor``: a size, a symbol or None per axis.
     """
 

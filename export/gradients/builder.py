@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 NODE_PREFIX = "onnxcam/"
+HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _LONG = 64  #: entries above which a counted constant is not stored
 
 Dim: TypeAlias = int | str | None  #: a size, a symbol, or unknown
@@ -242,8 +243,10 @@ class Builder:
         assert isinstance(like, Var)
         return self.node(op_type, [self.operand(a, like), self.operand(b, like)])
 
-    def output(self, x: Var, name: str, like: ir.Value) -> ir.Value:
+    def output(self, x: Var, name: str, like: ir.Value, single: bool = False) -> ir.Value:
         """A value fit to be a graph output: named ``name``, typed and shaped as ``like``.
+
+        ``single`` says that it is float32 where ``like`` is of half precision.
 
         A value that others use, or that stands for a graph input, gets an Identity of its own.
         """
@@ -253,7 +256,8 @@ class Builder:
             with self.working_on("vjp output", name):
                 value = self.Identity(x).value
         value.name = name
-        value.type, value.shape = like.type, like.shape
+        value.type = ir.TensorType(ir.DataType.FLOAT) if single and like.dtype in HALF else like.type
+        value.shape = like.shape
         return value
 
     # -- shapes -------------------------------------------------------------------------------
@@ -442,6 +446,10 @@ class Builder:
     def cast(self, x: Var, to: ir.DataType) -> Var:
         """Cast; nothing if it is that type already."""
         return x if x.dtype == to else self.Cast(x, to=to, dims=x.dims)
+
+    def single(self, x: Var) -> Var:
+        """Half precision as float32; anything else as it is."""
+        return self.cast(x, ir.DataType.FLOAT) if x.dtype in HALF else x
 
     def mask(self, condition: Var, like: Var) -> Var:
         """A condition as 0 and 1 in the dtype of ``like``."""

@@ -90,10 +90,12 @@ def select(
         gradients: for each branch, the gradients of the outer values that it reaches.
         wanted: the outer values; where a branch does not use one, its gradient there is zero.
     """
+    types = {v: g.dtype for found in gradients for v, g in found.items()}
     for within, found in zip(inner, gradients, strict=True):
         outputs = []
         for value in wanted:
             g = found[value] if value in found else within.zeros_like(within.wrap(value))
+            g = within.cast(g, types.get(value, g.dtype))
             # A branch returns what is computed in it, and each of it once.
             foreign = g.value.graph is not within.graph or g.value.producer() is None
             if foreign or g.value in outputs:
@@ -112,7 +114,7 @@ def select(
     )
     for k, (value, forward) in enumerate(zip(made.outputs, wanted, strict=True)):
         value.name = op.unique(f"{made.name}_output_{k}")
-        value.type = forward.type
+        value.type = ir.TensorType(types[forward]) if forward in types else forward.type
     op.graph.append(made)
     op.added.append(made)
     return [Var(v, op, op.wrap(forward).dims) for v, forward in zip(made.outputs, wanted, strict=True)]

@@ -243,7 +243,8 @@ class _Walk:
         """How a rule for one input of a node sees the node's tensors.
 
         What a definition recomputes is the result that is there already; what only a quantised tensor is
-        made of is that tensor, dequantised; and whole numbers that carry a gradient are real ones.
+        made of is that tensor, dequantised; and whole numbers that carry a gradient are real ones. To a
+        gradient in float32 half precision is float32, too.
         """
         alike = like_input(node, index, self.op.opset)
 
@@ -257,7 +258,7 @@ class _Walk:
             stand_in = self._requantized.get(value, value)
             x = self.op.wrap(stand_in)
             if is_real(stand_in):
-                return x
+                return self.op.single(x) if g.dtype == ir.DataType.FLOAT else x
             if stand_in is not value:
                 return dequantize(self.op, x)
             return self.op.cast(x, g.dtype) if whole else x

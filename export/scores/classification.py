@@ -42,7 +42,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
         # The top class is that of the output, not of the logit behind it: where a softmax saturates and
         # ties, the class that a caller reads off the output is the class that is explained.
-        score, output = op.wrap(value), op.wrap(chosen)
+        score, output = op.single(op.wrap(value)), op.single(op.wrap(chosen))
         table = rows(op, output)
         wanted = op.Where(index < 0, arg_max(op, table, 1), index, dims=table.shape[:1])
         seed = op.reshape_like(op.one_hot(wanted, rows(op, score)), score)

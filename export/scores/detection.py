@@ -140,7 +140,7 @@ def _yolo(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     grid = _cells(graph, value) if spec.head == "yolox" else None
 
     def read(op: Builder) -> Detections:
-        y = op.wrap(value)
+        y = op.single(op.wrap(value))
         y = op.transpose(y, [0, 2, 1]) if columns else y
         classes = op.slice(y, [first], [width], [2])
         box = op.cast(op.slice(y, [0], [4], [2]), ir.DataType.FLOAT)
@@ -186,7 +186,7 @@ def _detr(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     classes = dims[2] - nothing
 
     def read(op: Builder) -> Detections:
-        z = op.wrap(scores)
+        z = op.single(op.wrap(scores))
         shares = op.Softmax(z, axis=2) if nothing else op.Sigmoid(z)
         confidence = op.slice(shares, [0], [classes], [2])
 
@@ -214,7 +214,7 @@ def _suppressed(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     classes = dims[1] if dims is not None and len(dims) == 3 and isinstance(dims[1], int) else None
 
     def read(op: Builder) -> Detections:
-        s = op.wrap(scores)
+        s = op.single(op.wrap(scores))
         if s.dims is None:
             s = Var(s.value, op, (None, classes, None))
         confidence = op.transpose(s, [0, 2, 1])

@@ -27,8 +27,8 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
 
     def choose(op: Builder) -> Choice:
         nothing = np.full((1, 1), np.nan, dtype=np.float32)
-        reference = op.cast(optional_input(op, REFERENCE, nothing), (value.dtype or ir.DataType.FLOAT))
-        e = rows(op, op.wrap(value))
+        e = rows(op, op.single(op.wrap(value)))
+        reference = op.cast(optional_input(op, REFERENCE, nothing), e.dtype)
         fed = given(op, reference)
         r = op.where(fed, reference, e)
         length = op.node("ReduceL2", [e, [1]], {"keepdims": 1}, (e.shape[0], 1))

@@ -51,7 +51,7 @@ def _choosing(
         choice = choose(op)
         fed = {}
         for seed, value in zip(seeds, values, strict=True):
-            x = op.wrap(value)
+            x = op.single(op.wrap(value))
             nothing = np.full((1,) * x.rank, np.nan, dtype=x.dtype.numpy())
             fed[value] = optional_input(op, seed.input, nothing)
         flags = {value: given(op, _flat(op, weights)) for value, weights in fed.items()}
@@ -60,7 +60,7 @@ def _choosing(
             any_fed = op.Or(any_fed, flag)
         merged: dict[ir.Value, Var] = {}
         for value in dict.fromkeys((*choice.seeds, *fed)):
-            x = op.wrap(value)
+            x = op.single(op.wrap(value))
             zero = op.const(np.zeros((), x.dtype.numpy()))
             unfed = choice.seeds.get(value, zero)
             weights = op.where(_ranked(op, flags[value], x), fed[value], zero) if value in fed else zero
@@ -72,7 +72,7 @@ def _choosing(
         def score() -> Var:
             total = None
             for value in fed:
-                x = op.wrap(value)
+                x = op.single(op.wrap(value))
                 part = op.cast(op.sum(_flat(op, x * merged[value]), [1], keepdims=False), ir.DataType.FLOAT)
                 total = part if total is None else total + part
             assert total is not None

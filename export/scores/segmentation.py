@@ -39,7 +39,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     def choose(op: Builder) -> Choice:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
         wished = optional_input(op, REGION, np.full((1, 1, 1), np.nan, dtype=np.float32))
-        y, output = op.wrap(value), op.wrap(chosen)
+        y, output = op.single(op.wrap(value)), op.single(op.wrap(chosen))
         labels = arg_max(op, output, axis)
         top = _most_pixels(op, labels, output, axis, spec.background)
         wanted = op.Where(index < 0, top, index, dims=y.shape[:1])

@@ -23,6 +23,7 @@ from onnxcam.errors import (
     VerificationError,
 )
 from onnxcam.export import list_layers, load, normalize, rewrite_onnx, strip
+from onnxcam.export.gradients import registry
 
 ACT, GRAD = "cam.activations.r", "cam.gradients.r"
 
@@ -435,7 +436,9 @@ def test_a_layer_beside_the_path(tmp_path):
     assert left(tmp_path) == ["model.onnx"]
 
 
-def test_every_gap_is_named_at_once(tmp_path):
+def test_every_gap_is_named_at_once(tmp_path, monkeypatch):
+    for key in (("", "LRN", "X"), ("", "LpPool", "X")):
+        monkeypatch.delitem(registry._RULES, key)
     body = (
         "a = LRN<size=3>(r) l = LpPool<kernel_shape=[2,2]>(a) p = GlobalAveragePool(l) f = Flatten(p) "
         "y = Gemm<transB=1>(f, v, b)"
