@@ -64,14 +64,16 @@ def load(source: ModelSource) -> ir.Model:
     except OSError as e:
         raise NotOnnx(f"{name} cannot be read: {e}.") from e
     except (ValueError, TypeError, KeyError, AttributeError, ir.serde.SerdeError) as e:
-        raise NotOnnx(f"{name} is not a model that can be read: {_cause(e)}.") from e
+        why = _negative_place(source) or _cause(e)
+        raise NotOnnx(f"{name} is not a model that can be read: {why}.") from e
     if model.graph.num_nodes() == 0 or not model.graph.outputs:
         raise NotOnnx(
             f"{name} holds no ONNX graph: it is empty, cut short or of another format. "
             "Export or download it again."
         )
-    _check_defined(model.graph, name)
     _check_external(model, name, isinstance(source, bytes))
+    _check_defined(model.graph, name)
+    _sort(model.graph, name)
     return model
 
 
@@ -284,9 +286,64 @@ def _check_defined(graph: ir.Graph, name: str) -> None:
                 )
 
 
+def _sort(graph: ir.Graph, name: str) -> None:
+    """Bring nodes behind those whose results they read, as ONNX asks for."""
+    try:
+        graph.sort()
+    except ValueError as e:
+        around = ", ".join(repr(v) for v in _cycle(graph))
+        raise NotOnnx(
+            f"{name} has a cycle: {around} and back to the first are computed from each other. "
+            "The file is damaged; export it again."
+        ) from e
+
+
+def _cycle(graph: ir.Graph) -> list[str]:
+    """The names of some values that depend on each other, in order."""
+    # Of what only nodes of the cycle, and those behind it, are left: from any of them, backwards, in the end
+    # round and round.
+    left = set(graph)
+    ready = [n for n in graph if not any(v is not None and v.producer() in left for v in n.inputs)]
+    while ready:
+        node = ready.pop()
+        left.discard(node)
+        for user in {u for v in node.outputs for u in v.consumers()}:
+            if user in left and not any(v is not None and v.producer() in left for v in user.inputs):
+                ready.append(user)
+    node = next(n for n in graph if n in left)
+    seen: dict[ir.Node, int] = {}
+    path: list[str] = []
+    while node not in seen:
+        seen[node] = len(path)
+        value = next(v for v in node.inputs if v is not None and v.producer() in left)
+        path.append(value.name or "")
+        found = value.producer()
+        assert found is not None
+        node = found
+    return path[seen[node] :][::-1]
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor that a model holds: initializers and attributes, in subgraphs and functions too."""
+    graphs: list[ir.Graph] = [model.graph, *(f.graph for f in model.functions.values())]
+    while graphs:
+        graph = graphs.pop()
+        yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
+                elif attribute.type == ir.AttributeType.GRAPH:
+                    graphs.append(attribute.as_graph())
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    graphs.extend(attribute.as_graphs())
+
+
 def _check_external(model: ir.Model, name: str, is_bytes: bool) -> None:
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
+    """Before anything is read of it: weights outside the file must lie whole beside it."""
+    for tensor in _tensors(model):
         if not isinstance(tensor, ir.ExternalTensor):
             continue
         location = os.fspath(tensor.location)
@@ -295,14 +352,32 @@ def _check_external(model: ir.Model, name: str, is_bytes: bool) -> None:
                 f"{name} keeps its weights in the file {location!r}, which its bytes do not lead to. "
                 "Give the path of the model instead."
             )
-        if not os.path.exists(tensor.path):
+        folder = os.path.realpath(tensor.base_dir or ".")
+        inside = os.path.realpath(os.path.join(folder, location))
+        if not inside.startswith(os.path.join(folder, "")):
+            raise NotOnnx(
+                f"{name} names {location!r} for its weights, which lies outside its own folder and is not "
+                "read. Put the data file beside the model, and its plain name into it."
+            )
+        if not os.path.exists(inside):
             raise NotOnnx(
                 f"{name} keeps its weights in {location!r}, which is missing. Put that file beside the model."
             )
-        if os.path.getsize(tensor.path) < (tensor.offset or 0) + tensor.nbytes:
+        if os.path.getsize(inside) < (tensor.offset or 0) + tensor.nbytes:
             raise NotOnnx(
                 f"{name} keeps its weights in {location!r}, which is cut short. Export or download it again."
             )
+
+
+def _negative_place(source: ModelSource) -> str | None:
+    """What is wrong with where a weight is said to lie, which the reader of files does not say."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    for tensor in onnx.load(source, load_external_data=False).graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key in ("offset", "length") and entry.value.startswith("-"):
+                return f"its weight {tensor.name!r} has the {entry.key} {entry.value} in its data file"
+    return None
 
 
 def _cause(e: BaseException) -> str:

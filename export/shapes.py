@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from ..errors import ModelError
 from .gradients import definitions
 from .gradients.builder import dims_of
 from .gradients.definitions import NoDefinition
@@ -24,7 +25,11 @@ def infer_shapes(model: ir.Model) -> None:
     ONNX's inference ends at an operator of another domain, such as ONNX Runtime's FusedConv. Where such an
     operator is defined by ONNX's own, a copy of the graph is made in which the definition stands in its
     place, and what is inferred there holds here. The copy shares the weights.
+
+    Raises:
+        ModelError: the file says another size than its nodes give.
     """
+    _check_said(model)
     _infer(model)
     if not any(_is_foreign(node) for node in model.graph):
         return
@@ -35,6 +40,30 @@ def infer_shapes(model: ir.Model) -> None:
             value.shape = _merged(value, found)
         if found is not None and value.type is None:
             value.type = found.type
+
+
+def _check_said(model: ir.Model) -> None:
+    """Infer without what the file says of its inner values; where both know a size, they must agree."""
+    if any(n.attributes.get_int("ceil_mode", 0) or n.op_type == "Attention" for n in model.graph):
+        return  # ONNX's inference gives some of these a wrong size, and the file may know better
+    said = {v: v.shape for node in model.graph for v in node.outputs if v.shape is not None}
+    for value in said:
+        value.shape = None
+    _infer(model)
+    for value, shape in said.items():
+        ours, theirs = dims_of(value), tuple(d if isinstance(d, int) else d.value for d in shape)
+        pairs = zip(ours, theirs, strict=False) if ours is not None else ()
+        differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+        if ours is not None and (len(ours) != len(theirs) or differ):
+            node = value.producer()
+            assert node is not None
+            raise ModelError(
+                f"The file says that {value.name!r} has the shape {list(theirs)}, but its {node.op_type} "
+                f"makes it {list(ours)}. The file contradicts itself: export it again, or remove what it "
+                "(`model.graph.value_info`)."
+            )
+    for value, shape in said.items():
+        value.shape = shape
 
 
 def _merged(value: ir.Value, found: ir.Value) -> ir.Shape | None:

@@ -127,13 +127,15 @@ class Builder:
         self._unknown = shape_unknown
         self._constants: dict[tuple[Any, ...], Var] = {}
         self._one_hots: dict[ir.Value, Var] = {}
+        self._numbers: dict[str, int] = {}
         self._taken = {v.name for n in graph.all_nodes() for v in n.outputs} | set(graph.initializers)
         self._taken |= {v.name for v in graph.inputs}
 
     def inside(self, graph: ir.Graph) -> Builder:
         """A builder of a graph inside one of our nodes; what is in it counts as added, names stay unique."""
         inner = Builder(graph, self._unknown)
-        inner.doc, inner.scope, inner._taken = self.doc, self.scope, self._taken
+        inner.doc, inner.scope = self.doc, self.scope
+        inner._taken, inner._numbers = self._taken, self._numbers
         inner.added = [*graph]
         self.subgraphs.append(inner)
         return inner
@@ -150,9 +152,10 @@ class Builder:
 
     def unique(self, wanted: str) -> str:
         """``wanted``, or with a number if it is taken; reserved from now on."""
-        name, n = wanted, 1
+        name, n = wanted, self._numbers.get(wanted, 1)
         while name in self._taken:
             name, n = f"{wanted}_{n}", n + 1
+        self._numbers[wanted] = n  # a name of thousands is not counted through each time
         self._taken.add(name)
         return name
 

@@ -201,6 +201,8 @@ class _Walk:
                     steps += self._plan(self.op.added[before:])
                     steps.append(Step(node, indices, body))
                     outputs = [v for v in outputs if body.get(v) in self.reached]
+            if not outputs:
+                self.stopped.append((node, "its result is a whole number"))
             self.reached.update(outputs)
             self._links.append(([node.inputs[i] for i in indices], outputs))
         return steps
@@ -246,10 +248,9 @@ class _Walk:
         made of is that tensor, dequantised; and whole numbers that carry a gradient are real ones. To a
         gradient in float32 half precision is float32, too.
         """
-        alike = like_input(node, index, self.op.opset)
 
         def seen(value: ir.Value) -> Var:
-            whole = value in alike
+            whole = not is_real(value) and value in like_input(node, index, self.op.opset)
             while value in self._recomputed:
                 whole = whole or is_real(value)
                 value = self._recomputed[value]
