@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -72,6 +72,7 @@ def load(source: ModelSource) -> ir.Model:
             "Export or download it again."
         )
     _check_external(model, name, isinstance(source, bytes))
+    _shorten_domain(model)
     _check_defined(model.graph, name)
     _sort(model.graph, name)
     return model
@@ -83,10 +84,41 @@ def inline(model: ir.Model) -> None:
     Raises:
         ModelError: it cannot be done.
     """
+    opset = model.graph.opset_imports.get("", OPSET)
+    for function in model.functions.values():
+        theirs = function.opset_imports.get("", opset)
+        if theirs != opset and all(_means_the_same(n, theirs, opset) for n in function.graph.all_nodes()):
+            function.opset_imports[""] = opset
     try:
-        passes.InlinePass()(model)
+        if all(f.opset_imports.get("", opset) == opset for f in model.functions.values()):
+            passes.InlinePass()(model)
+        else:  # ONNX's inliner brings their nodes to the model's opset
+            model.graph = _through_proto(model, _inlined_at_one_opset).graph
+            model.functions.clear()
     except Exception as e:
         raise ModelError(f"The model's local functions cannot be inlined: {_cause(e)}.") from e
+
+
+def _means_the_same(node: ir.Node, opset: int, other: int) -> bool:
+    """Whether a node of one opset is one of another as it stands: newer types alone are no change."""
+    if node.domain:
+        return True
+    before, after = (schema(node.op_type, "", version) for version in (opset, other))
+    if before is None or after is None or before.since_version == after.since_version:
+        return before is not None and after is not None
+    form = [
+        ([f.name for f in found.inputs], {n: str(a.default_value) for n, a in found.attributes.items()})
+        for found in (before, after)
+    ]
+    return form[0] == form[1] and node.op_type not in _OTHER_MEANING
+
+
+_OTHER_MEANING = frozenset("Softmax LogSoftmax Hardmax Resize".split())  #: in one form, at two opsets
+
+
+def _inlined_at_one_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+    typed = onnx.shape_inference.infer_shapes(proto)  # the inliner converts a call by its inputs' types
+    return onnx.inliner.inline_local_functions(typed, convert_version=True)
 
 
 def normalize(
@@ -172,41 +204,47 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
             )
         return onnx.version_converter.convert_version(proto, OPSET)
 
-    metadata = {v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name}
     # ONNX Runtime writes operators into ONNX's domain that are not in it, or not at this opset.
     for node in model.graph.all_nodes():
         if not node.domain and schema(node.op_type, "", opset) is None:
             node.domain = _UNCONVERTED
             model.graph.opset_imports[_UNCONVERTED] = 1
-    with _without_big_weights(model) as big:
-        try:
-            proto = convert(ir.to_proto(model))
-        except Exception as e:
-            raise ModelError(
-                f"The model's opset {opset} cannot be converted to {OPSET}: {_cause(e)}. "
-                f"Export it again at opset {OPSET}, or differentiate a simpler part."
-            ) from e
-    converted = ir.from_proto(proto)
+    try:
+        converted = _through_proto(model, convert)
+    except Exception as e:
+        raise ModelError(
+            f"The model's opset {opset} cannot be converted to {OPSET}: {_cause(e)}. "
+            f"Export it again at opset {OPSET}, or differentiate a simpler part."
+        ) from e
     for node in converted.graph.all_nodes():
         if node.domain == _UNCONVERTED:
             node.domain = ""
     converted.graph.opset_imports.pop(_UNCONVERTED, None)
+    lift_constants(converted.graph)
+    if opset < 11:
+        _keep_resizing(converted.graph)
+    return converted
+
+
+def _through_proto(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
+    """What a tool of ONNX's makes of a model; it sees no large weight, and the nodes' metadata survive."""
+    metadata = {v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name}
+    with _without_big_weights(model) as big:
+        proto = change(ir.to_proto(model))
+    changed = ir.from_proto(proto)
+    inputs = {v.name: v for v in changed.graph.inputs}
     for name, tensor in big.items():
-        value = next(v for v in converted.graph.inputs if v.name == name)
-        value.const_value = tensor
-        converted.graph.register_initializer(value)
-    passes.RemoveInitializersFromInputsPass()(converted)
-    for node in converted.graph:
+        inputs[name].const_value = tensor
+        changed.graph.register_initializer(inputs[name])
+    passes.RemoveInitializersFromInputsPass()(changed)
+    for node in changed.graph:
         for v in node.outputs:
             if v.name in metadata:
                 props, name_of_node = metadata[v.name]
                 node.metadata_props.update(props)
                 node.name = node.name or name_of_node
-    converted.metadata_props.update(model.metadata_props)
-    lift_constants(converted.graph)
-    if opset < 11:
-        _keep_resizing(converted.graph)
-    return converted
+    changed.metadata_props.update(model.metadata_props)
+    return changed
 
 
 def _keep_resizing(graph: ir.Graph) -> None:
@@ -284,6 +322,17 @@ def _check_defined(graph: ir.Graph, name: str) -> None:
                     f"{name} reads {value.name!r}, which nothing in it defines as a tensor "
                     "(sparse initializers are not supported). Export it again with dense weights."
                 )
+
+
+def _shorten_domain(model: ir.Model) -> None:
+    """ONNX's own domain has two spellings; the empty one is that of its tools."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        for node in graph.all_nodes():
+            if node.domain == "ai.onnx":
+                node.domain = ""
+    for imports in (model.graph.opset_imports, *(f.opset_imports for f in model.functions.values())):
+        if "ai.onnx" in imports:
+            imports[""] = imports.pop("ai.onnx")
 
 
 def _sort(graph: ir.Graph, name: str) -> None:
