@@ -117,6 +117,24 @@ def test_timm(name, size, options, layer, shape, layout):
     assert best.grid == (layout.grid or shape[:2])
 
 
+@pytest.mark.torch
+def test_a_grid_survives_linear_maps_of_rank_2_and_attention_without_a_residual():
+    """LeViT: its linear maps take all tokens as rows, and nothing goes around its downsampling attention."""
+    import_torchvision()
+    timm = pytest.importorskip("timm")
+    listed = list_layers(exported(timm.create_model("levit_128s", pretrained=False), 224))
+    assert (listed[0].shape[1:], listed[0].layout) == ((16, 384), tokens(0, 4))
+    assert {c.grid for c in listed if c.layout.kind == "tokens"} == {(14, 14), (7, 7), (4, 4)}
+
+
+@pytest.mark.data
+def test_tokens_of_several_grids_have_none():
+    if not DATA.is_dir():
+        pytest.skip(f"no real models in {DATA}")
+    listed = list_layers(DATA / "yolox_nano.onnx", {"head": "yolox"})
+    assert "output" not in {c.tensor for c in listed}
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "layer", "op_type", "shape"),
