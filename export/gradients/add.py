@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ...errors import ModelError, UnknownLayer, nearest
-from .builder import Builder, dims_of
+from .builder import HALF, Builder, dims_of
 from .engine import differentiate, prune, shape_unknown
 
 MINIMUM_OPSET = 18
@@ -65,7 +65,9 @@ def add_gradients(model: ir.Model, of: str, wrt: Sequence[str], seed: str = "see
         raise
     names = {}
     for name in wrt:
-        gradient = gradients[values[name]]
+        value, gradient = values[name], gradients[values[name]]
+        if value.dtype in HALF and gradient.value.dtype == ir.DataType.FLOAT:  # it came through float32
+            gradient = op.cast(gradient, value.dtype)
         names[name] = op.unique(f"{name}.gradient")
         graph.outputs.append(op.output(gradient, names[name], values[name]))
     prune(op)

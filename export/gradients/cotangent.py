@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .builder import Builder, Dim, Var
+import onnx_ir as ir
+
+from .builder import HALF, Builder, Dim, Var
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,13 @@ def dense(op: Builder, g: Cotangent) -> Var:
 
 
 def total(op: Builder, parts: Sequence[Cotangent]) -> Cotangent:
-    """The sum of what flows back into one value along several ways."""
+    """The sum of what flows back into one value along several ways.
+
+    In float32 if one of them went through float32 and another through half precision.
+    """
+    types = {(p.part if isinstance(p, Window) else p).dtype for p in parts}
+    if len(types) > 1 and types <= {ir.DataType.FLOAT, *HALF}:
+        parts = [op.single(dense(op, p)) for p in parts]
     windows = [p for p in parts if isinstance(p, Window)]
     if len(windows) == len(parts) > 1 and len({w.axis for w in windows}) == 1:
         merged = _merge(op, sorted(windows, key=lambda w: w.start))

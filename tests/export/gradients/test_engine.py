@@ -504,3 +504,15 @@ def test_gaps_behind_whole_numbers_are_listed_too():
     )
     with pytest.raises(NoGradientRule, match=r"(?s)2 operators.*other\.Pack.*other\.Unpack"):
         add_gradients(model, "y", ["x"])
+
+
+def test_half_precision_through_float32_and_past_it() -> None:
+    """One way goes through a Cast to float32 and back, the other does not: they are added in float32."""
+    text = "w = Cast<to=1>(x); e = Exp(w); h = Cast<to=10>(e); y = Mul(h, x)"
+    model = forward(case("two ways", text, x=(2, 3)), HALF, {"x": np.ones((2, 3))})
+    gradient = gradient_of(model, ("x",), check=False)
+    x = np.linspace(0.1, 1, 6).reshape(2, 3).astype(np.float16)
+    (found,) = run_ort(gradient.model, {"x": x, "seed": np.ones_like(x)}, gradient.outputs)
+    assert found.dtype == np.float16
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(found, np.exp(exact) * (1 + exact), rtol=5e-3)
