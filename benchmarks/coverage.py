@@ -1,11 +1,14 @@
 """Which architectures can be explained, and how close their gradients are to torch.autograd's.
 
-    python benchmarks/coverage.py [--minutes 12] [NAME ...]
+    python benchmarks/coverage.py            # sweep; goes on where it was
+    python benchmarks/coverage.py NAME ...   # these, anew
+    python benchmarks/coverage.py --write    # the table into the README
 
-Each network (random weights) is exported by torch.onnx.export with an open batch, rewritten from the file
-alone at the automatic layer and at one in the middle of the list, and run on a batch of two. The reference
-is torch.autograd through the program that torch exported, whose values have the names of the file's.
-"Unsteady" are gradients on which torch's own float32 and float64 part as much, by units on a kink.
+The smallest network of every module of timm (random weights), and of Hugging Face families, is exported by
+torch, rewritten from the file alone at the automatic layer and at one in the middle of the list, and run on a
+batch of two. The reference is torch.autograd through the program that torch exported, whose values have the
+names of the file's; where torch's newer exporter fails, its older one and a forward hook. "Unsteady" are
+gradients on which torch's own float32 and float64 part as much, by units on a kink.
 """
 
 from __future__ import annotations
@@ -13,97 +16,168 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxcam.errors import OnnxcamError
 from onnxcam.export import Candidate, list_layers, rewrite_onnx
 from onnxcam.export.verify import run
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from architectures import HUGGING_FACE, TIMM, build_any  # noqa: E402
 
-NAMES = """
-    regnet_y_400mf shufflenet_v2_x0_5 mnasnet0_5 squeezenet1_1 googlenet densenet121 timm:resnet10t
-    timm:resnext26ts timm:mobilenetv4_conv_small timm:efficientformer_l1 timm:levit_128s timm:mobilevit_xxs
-    timm:edgenext_xx_small timm:poolformer_s12 timm:convmixer_768_32 timm:mixer_s32_224
-    timm:deit3_small_patch16_224 timm:cait_xxs24_224 timm:xcit_nano_12_p16_224 timm:pvt_v2_b0
-    timm:twins_svt_small timm:maxvit_rmlp_pico_rw_256 timm:coatnet_pico_rw_224 timm:ghostnet_050
-    timm:repvit_m0_9 timm:hrnet_w18_small timm:resmlp_12_224 timm:gmlp_s16_224 timm:convnextv2_atto
-    timm:fastvit_t8 timm:starnet_s1 timm:vit_tiny_r_s16_p8_224 timm:eca_nfnet_l0 timm:res2net50_14w_8s
-    timm:dla34 timm:nf_regnet_b1 timm:tiny_vit_5m_224 timm:crossvit_tiny_240 timm:visformer_tiny
-    timm:focalnet_tiny_srf inception_v3 timm:swinv2_cr_tiny_224 timm:davit_tiny timm:inception_next_atto
-""".split()
-MOST_BYTES = 60e6
+RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
+SECONDS, BYTES = 300, 10 * 2**30  #: one network may take
 EQUAL = 0.9999
+GOOD = ("equal", "unsteady")
 
 
 def main() -> int:
-    """Print the table and its totals; 1 if a gradient differs."""
+    """Run the sweep, or write its table; 1 if a gradient differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help="torchvision's, or timm:NAME")
-    parser.add_argument("--minutes", type=float, default=12, help="start no further network after so long")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="write the README's table")
     arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
+    if arguments.one:
+        return one(arguments.names[0])
+    results = kept()
+    if arguments.write:
+        readme = ROOT / "README.md"
+        text = readme.read_text()
+        start, end = "<!-- table: architectures -->", "<!-- /table: architectures -->"
+        before, _, rest = text.partition(start)
+        readme.write_text(f"{before}{start}\n{table(results)}\n{end}{rest.partition(end)[2]}")
+        return 0
+    for name in arguments.names or [*TIMM, *(f"hf:{n}" for n in HUGGING_FACE)]:
+        if name in results["networks"] and not arguments.names:
+            continue
+        found = apart(name)
+        results = kept()  # another sweep may have written
+        results["networks"][name] = found
+        results["date"], results["versions"] = str(date.today()), versions()
+        RESULTS.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
+        for row in found["rows"] or [
+            {"layer": "", "layout": "", "kind": found["kind"], "text": found["text"]}
+        ]:
+            print(
+                f"{name:40}{row['layer'][-42:]:44}{row['layout']:11}{row['kind']:12}{row['text']}", flush=True
+            )
+    kinds = Counter(r["kind"] for f in results["networks"].values() for r in f["rows"])
+    print(", ".join(f"{n} {kind}" for kind, n in kinds.items()))
+    return int(kinds["different"] > 0)
+
+
+def kept() -> dict[str, Any]:
+    """The results so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+
+
+def apart(name: str) -> dict[str, Any]:
+    """One network in a process of its own: a crash or a hang costs one line."""
+    started = time.monotonic()
+    command = [sys.executable, __file__, "--one", name]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        last = ended.stdout.strip().splitlines()[-1:] or [""]
+        found = json.loads(last[0]) if last[0].startswith("{") else None
+        why = f"the process ended with status {ended.returncode}"
+    except subprocess.TimeoutExpired:
+        found, why = None, f"not done after {SECONDS} s"
+    found = found or {"rows": [], "kind": "not exported", "text": why}
+    return {**found, "seconds": round(time.monotonic() - started)}
+
+
+def one(name: str) -> int:
+    """Print what becomes of one network, as JSON."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    counts = {"equal": 0, "different": 0, "unsteady": 0, "refused": 0, "no reference": 0, "not tried": 0}
-    print(f"{'model':34}{'layer':44}{'layout':11}{'cosine':>10}  within 1e-4")
-    for name in arguments.names:
-        for layer, layout, kind, text in [] if time.monotonic() > end else rows(name):
-            counts[kind] += 1
-            print(f"{name.removeprefix('timm:'):34}{layer[-42:]:44}{layout:11}{text}", flush=True)
-        counts["not tried"] += time.monotonic() > end
-    print(", ".join(f"{n} {kind}" for kind, n in counts.items()))
-    return int(counts["different"] > 0)
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    print(json.dumps(explained(name)))
+    return 0
 
 
-def rows(name: str) -> list[tuple[str, str, str, str]]:
-    """(layer, layout, kind, figures) of the automatic layer and of one in the middle."""
+def explained(name: str) -> dict[str, Any]:
+    """Its rows: the automatic layer, and one in the middle."""
     import torch
 
     try:
-        model = build(name)
-        for weight in model.parameters():
-            if not weight.any():  # a branch that starts switched off has no gradient to compare
-                torch.nn.init.normal_(weight, std=0.05)
-        size = sum(t.nbytes for t in model.state_dict().values())
-        if size > MOST_BYTES:
-            return [("", "", "not tried", f"{size / 1e6:.0f} MB of weights")]
-        side = getattr(model, "default_cfg", {}).get("input_size", (3, 299 if "inception" in name else 224))[
-            -1
-        ]
-        images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-        with contextlib.redirect_stdout(io.StringIO()):
-            program = torch.onnx.export(
-                model, (images,), dynamo=True, opset_version=18, dynamic_shapes=[{0: torch.export.Dim("N")}]
-            )
+        model, images = build_any(name)
     except Exception as e:
-        return [("", "", "not tried", f"torch: {first_line(e)}")]
+        return {"rows": [], "kind": "not built", "text": first_line(e)}
+    for weight in model.parameters():
+        if not weight.any():  # a branch that starts switched off has no gradient to compare
+            torch.nn.init.normal_(weight, std=0.05)
     with tempfile.TemporaryDirectory() as folder:
         source = os.path.join(folder, "model.onnx")
-        program.save(source)
+        try:
+            exported, way = export(model, images, source)
+        except Exception as e:
+            return {"rows": [], "kind": "not exported", "text": str(e)}
         try:
             listed = list_layers(source)
         except OnnxcamError as e:
-            return [("", "", "refused", first_line(e))]
-        exported = program.exported_program
-        known = {n.name for n in exported.graph.nodes}
-        referable = [c for c in listed[1:] if c.tensor in known]
+            return {"rows": [], "kind": "refused", "text": first_line(e), "way": way}
+        if not listed:
+            return {"rows": [], "kind": "refused", "text": "no tensor with a grid", "way": way}
+        known = set(dict(model.named_modules()))
+        if exported is not None:
+            known = {n.name for n in exported.graph.nodes}
+        referable = [c for c in listed[1:] if (c.tensor if exported is not None else c.name) in known]
         layers = listed[:1] + referable[len(referable) // 2 :][:1]
-        return [(c.name, c.layout.kind, *judge(source, c, exported, images)) for c in layers]
+        rows = []
+        for layer in layers:
+            kind, text = judge(source, layer, exported, model, images)
+            rows.append({"layer": layer.name, "layout": layer.layout.kind, "kind": kind, "text": text})
+        return {"rows": rows, "way": way}
 
 
-def judge(source: str, layer: Candidate, exported: Any, images: Any) -> tuple[str, str]:
+def export(model: Any, images: Any, source: str) -> tuple[Any, str]:
+    """Write the file by the first way that works; torch's program where there is one, and the way.
+
+    Raises:
+        RuntimeError: none does; all are named.
+    """
+    import torch
+
+    errors = []
+    for way, shapes in (("open batch", [{0: torch.export.Dim("N")}]), ("fixed batch", None)):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                program = torch.onnx.export(
+                    model, (images,), dynamo=True, opset_version=18, dynamic_shapes=shapes
+                )
+            assert program is not None
+            program.save(source)
+            return program.exported_program, way
+        except Exception as e:
+            errors.append(f"{way}: {first_line(e)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(model, (images,), source, dynamo=False, opset_version=17)
+        return None, "older exporter"
+    except Exception as e:
+        errors.append(f"older exporter: {first_line(e)}")
+    raise RuntimeError("; ".join(errors))
+
+
+def judge(source: str, layer: Candidate, exported: Any, model: Any, images: Any) -> tuple[str, str]:
     """What became of one layer, and the figures or the error."""
     target = f"{source}.cam.onnx"
     try:
@@ -111,19 +185,34 @@ def judge(source: str, layer: Candidate, exported: Any, images: Any) -> tuple[st
     except OnnxcamError as e:
         return "refused", first_line(e)
     record = report.record
-    (image,) = exported.graph_signature.user_inputs
+    (image,) = [
+        v.name for v in onnx.load(target, load_external_data=False).graph.input if v.name[:4] != "cam."
+    ]
     found = run(target, {image: images.numpy()})
     classes = found[record.score.output].reshape(len(images), -1).argmax(axis=1)
     tensors = record.score.tensor, record.layers[0].tensor
-    reference = by_autograd(exported.module(check_guards=False), images, *tensors, classes)
+
+    def of_torch(exact: bool) -> np.ndarray[Any, Any] | None:
+        x = images.double() if exact else images
+        if exported is not None:
+            program = exported.module(check_guards=False)
+            try:
+                return by_autograd(program.double() if exact else program, x, *tensors, classes)
+            except (RuntimeError, NotImplementedError):
+                pass  # torch's program holds an operator without a derivative
+        return by_hook(model.double() if exact else model, x, layer.name, classes)
+
+    reference = of_torch(False)
     if reference is None:
         return "no reference", "the tensor is not in torch's program"
     ours = found[record.layers[0].gradients].astype(np.float64)
+    if ours.shape != reference.shape:
+        return "no reference", f"torch's tensor has another shape, {reference.shape}"
     within = float((np.abs(ours - reference) <= 1e-4 * np.abs(reference).max()).mean())
     figures = f"{cosine(ours, reference):10.7f} {100 * within:8.2f} %"
     if cosine(ours, reference) > EQUAL:
         return "equal", figures
-    exact = by_autograd(exported.module(check_guards=False).double(), images.double(), *tensors, classes)
+    exact = of_torch(True)
     assert exact is not None
     own = f"  (against float64: torch {cosine(reference, exact):.4f}, ours {cosine(ours, exact):.4f})"
     closer = 1 - cosine(ours, exact) <= 2 * (1 - cosine(reference, exact))
@@ -158,6 +247,77 @@ def by_autograd(
         picked = kept[score].flatten(1)[torch.arange(len(classes)), torch.as_tensor(classes)].sum()
         (gradient,) = torch.autograd.grad(picked, kept[layer])
     return gradient.numpy().astype(np.float64)
+
+
+def by_hook(
+    model: Any, images: Any, layer: str, classes: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any] | None:
+    """The same by a hook on a module; None if the layer is none, or returns no tensor."""
+    import torch
+
+    module = dict(model.named_modules()).get(layer)
+    kept: list[torch.Tensor] = []
+    if module is None:
+        return None
+    handle = module.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    scores = model(images)
+    handle.remove()
+    if not kept or not isinstance(kept[-1], torch.Tensor):
+        return None
+    picked = scores.flatten(1)[torch.arange(len(classes)), torch.as_tensor(classes)].sum()
+    (gradient,) = torch.autograd.grad(picked, kept[-1])
+    return gradient.numpy().astype(np.float64)
+
+
+def versions() -> dict[str, str]:
+    """Of what the sweep ran with."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "timm", "transformers", "onnxruntime", "onnx")}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The README's: totals, what cannot be explained and why, and everything folded."""
+    networks = results["networks"]
+    exported = {n: f for n, f in networks.items() if f["rows"] or f["kind"] == "refused"}
+    auto = [f["rows"][0] for f in exported.values() if f["rows"]]
+    middle = [f["rows"][1] for f in exported.values() if len(f["rows"]) > 1]
+    good = {n for n, f in exported.items() if f["rows"] and f["rows"][0]["kind"] in GOOD}
+    unsteady = sum(r["kind"] == "unsteady" for r in (*auto, *middle))
+    said = ", ".join(f"{name} {v}" for name, v in sorted(results["versions"].items()))
+    fine = sum(r["kind"] in GOOD for r in middle)
+    lines = [
+        f"{len(networks)} networks, {len(exported)} of which torch exports: {len(good)} are explained at "
+        f"their automatic layer with the gradient of torch.autograd, and {fine} of {len(middle)} at a middle one "
+        f"({unsteady} of all these where torch's own float32 and float64 part).",
+        f"({results['date']}; {said}; `python benchmarks/coverage.py`)",
+        "",
+        "| not explained | why |",
+        "| --- | --- |",
+    ]
+    for name, f in sorted(networks.items()):
+        bad = [r for r in f["rows"] if r["kind"] not in GOOD]
+        for r in bad:
+            lines.append(f"| `{name}` at `{r['layer']}` | {r['kind']}: {plain(r['text'])} |")
+        if not f["rows"]:
+            lines.append(f"| `{name}` | {f['kind']}: {plain(f['text'])} |")
+    lines += [
+        "",
+        "<details><summary>By network</summary>",
+        "",
+        "| network | layer | layout | gradient | cosine |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for name, f in sorted(networks.items()):
+        for r in f["rows"]:
+            figure = r["text"].split()[0] if r["kind"] in GOOD else ""
+            lines.append(f"| `{name}` | `{r['layer']}` | {r['layout']} | {r['kind']} | {figure} |")
+    return "\n".join([*lines, "", "</details>"])
+
+
+def plain(text: str) -> str:
+    """An error as a table takes it."""
+    return " ".join(text.replace("|", "/").split())[:160]
 
 
 def first_line(e: BaseException) -> str:
