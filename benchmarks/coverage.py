@@ -288,8 +288,8 @@ def table(results: dict[str, Any]) -> str:
     fine = sum(r["kind"] in GOOD for r in middle)
     lines = [
         f"{len(networks)} networks, {len(exported)} of which torch exports: {len(good)} are explained at "
-        f"their automatic layer with the gradient of torch.autograd, and {fine} of {len(middle)} at a middle one "
-        f"({unsteady} of all these where torch's own float32 and float64 part).",
+        f"their automatic layer with the gradient of torch.autograd, and {fine} of {len(middle)} at a middle "
+        f"one ({unsteady} of all these where torch's own float32 and float64 part).",
         f"({results['date']}; {said}; `python benchmarks/coverage.py`)",
         "",
         "| not explained | why |",
