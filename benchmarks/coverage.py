@@ -2,7 +2,6 @@
 
     python benchmarks/coverage.py            # sweep; goes on where it was
     python benchmarks/coverage.py NAME ...   # these, anew
-    python benchmarks/coverage.py --write    # the table into the README
 
 The smallest network of every module of timm (random weights), and of Hugging Face families, is exported by
 torch, rewritten from the file alone at the automatic layer and at one in the middle of the list, and run on a
@@ -49,22 +48,14 @@ GOOD = ("equal", "unsteady")
 
 
 def main() -> int:
-    """Run the sweep, or write its table; 1 if a gradient differs."""
+    """Run the sweep; 1 if a gradient differs. `python tests/test_readme.py --write` makes it a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="write the README's table")
     arguments = parser.parse_args()
     if arguments.one:
         return one(arguments.names[0])
     results = kept()
-    if arguments.write:
-        readme = ROOT / "README.md"
-        text = readme.read_text()
-        start, end = "<!-- table: architectures -->", "<!-- /table: architectures -->"
-        before, _, rest = text.partition(start)
-        readme.write_text(f"{before}{start}\n{table(results)}\n{end}{rest.partition(end)[2]}")
-        return 0
     for name in arguments.names or [*TIMM, *(f"hf:{n}" for n in HUGGING_FACE)]:
         if name in results["networks"] and not arguments.names:
             continue

@@ -3,6 +3,7 @@
 ``python tests/test_readme.py --write`` rewrites the tables.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -34,7 +35,14 @@ def operators_list():
     return "\n".join([*text, line.rstrip()])
 
 
-TABLES = {"methods": methods_table, "operators": operators_list}
+def architectures_table():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from coverage import RESULTS, table
+
+    return table(json.loads(RESULTS.read_text()))
+
+
+TABLES = {"methods": methods_table, "operators": operators_list, "architectures": architectures_table}
 
 
 def block(text, name):

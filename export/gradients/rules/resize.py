@@ -71,7 +71,7 @@ def resize_x(
             size = None, op.Shape(g, start=axis, end=axis + 1)
         part = None if roi is None or not crops else _bounds(op, roi, k, len(over))
         vectors, dims = _identity(op, X, axis), (g.shape[axis], X.shape[axis])
-        if kept != "stretch" and int((X.shape[axis]) * factor) != g.shape[axis]:
+        if kept != "stretch" and _is_rounded_up(X.shape[axis], g.shape[axis], factor):
             table = _rounded_up(op, vectors, g.shape[axis], size[0], how)
         else:
             table = op.Resize(vectors, part, *size, axes=[0], dims=dims, **how)
@@ -119,7 +119,11 @@ def _identity(op: Builder, X: Var, axis: int) -> Var:
     return op.mask(op.Equal(op.Unsqueeze(count, [1], dims=(X.shape[axis], 1)), count), X)
 
 
-def _rounded_up(op: Builder, vectors: Var, count: Any, factor: Var, how: dict[str, Any]) -> Var:
+def _is_rounded_up(before: Dim, after: Dim, factor: float | None) -> bool:
+    return isinstance(before, int) and factor is not None and int(before * factor) != after
+
+
+def _rounded_up(op: Builder, vectors: Var, count: Any, factor: Any, how: dict[str, Any]) -> Var:
     """The matrix of a factor whose product with the size was rounded up: the edge goes on for a while."""
     places = how["coordinate_transformation_mode"]
     if places not in ("half_pixel", "asymmetric") or how["antialias"] or how["exclude_outside"]:

@@ -122,12 +122,16 @@ def _end(end: int, step: int) -> int | None:
 
 
 @vjp("Pad", wrt="data")
-def pad_data(
-    op: Builder, g: Var, data: Var, *, pads: tuple[int, ...], axes: tuple[int, ...] | None, mode: str
-) -> Var:
-    over = [a % data.rank for a in axes] if axes else list(range(data.rank))
+def pad_data(op: Builder, g: Var, data: Var, pads: Var, axes: Var | None, *, mode: str) -> Var:
+    known, along = op.ints(pads), None if axes is None else op.ints(axes)
+    if known is None or (axes is not None and along is None):
+        if mode != "constant":
+            raise Unsupported("its input pads is computed at run time")
+        # What was added is cut off, and what a negative pad cut off comes back as zeros.
+        return op.Pad(g, op.Neg(pads), None, axes, dims=data.dims)
+    over = [a % data.rank for a in along] if along else list(range(data.rank))
     for k, axis in enumerate(over):
-        begin, end = pads[k], pads[k + len(over)]
+        begin, end = known[k], known[k + len(over)]
         if begin == end == 0:
             continue
         n = data.shape[axis]

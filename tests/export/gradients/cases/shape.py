@@ -140,4 +140,20 @@ SHAPE = [
     case("depth to space", "y = DepthToSpace<blocksize=2>(x)", x=(2, 8, 3, 2)),
     case("depth to space, columns first", 'y = DepthToSpace<blocksize=3, mode="CRD">(x)', x=(1, 18, 2, 3)),
     case("space to depth", "y = SpaceToDepth<blocksize=2>(x)", x=(2, 3, 4, 6)),
+    case(
+        "pad by computed pads",
+        "p = Concat<axis=0>(b, e); y = Pad(x, p)",
+        x=(2, 3, 4),
+        b=vector(0, 1, -1),
+        e=vector(2, 0, 1),
+        feeds=("b", "e"),
+    ),
+    case(
+        "pad named axes by computed pads",
+        "y = Pad(x, p, , a)",
+        x=(2, 3, 4),
+        p=vector(1, 2, 0, -1),
+        a=vector(2, 1),
+        feeds=("p",),
+    ),
 ]
