@@ -98,6 +98,11 @@ def test_data_on_a_kink_is_moved_off_it():
     assert (found.kind, found.nudged) == (Kind.PASS, True)
 
 
+def test_data_at_which_the_size_of_the_result_jumps_is_moved_off_it():
+    found = [o for test in node_tests()["Range"] if not test.spelt_out for o in judge(test)]
+    assert {(o.kind, o.nudged) for o in found if "delta" in o.pair} == {(Kind.PASS, True)}
+
+
 def test_what_is_stopped_and_what_has_no_rule_says_why():
     (found,) = judge(a_test("Floor", np.float32([0.3])))
     assert (found.kind, found.note) == (

@@ -45,14 +45,9 @@ def test_values_that_do_not_exist():
     ("body", "initializers", "message"),
     [
         (
-            "y = MaxUnpool<kernel_shape=[2,2]>(v, i, s)",
-            {"i": np.zeros((1, 1, 4, 6), np.int64), "s": np.array([1, 1, 9, 9])},
-            r"MaxUnpool .*its output_shape is another than the pool's",
-        ),
-        (
-            "y = RoiAlign<mode='max', sampling_ratio=2>(v, r, i)".replace("'", '"'),
-            {"r": np.ones((1, 4), np.float32), "i": np.zeros(1, np.int64)},
-            r"RoiAlign .*its mode is 'max'",
+            "p = Concat<axis=3>(v, v) s = Reshape(p, k) y = DFT<axis=1, inverse=1, onesided=1>(s, n)",
+            {"k": np.array([1, 24, 2]), "n": np.array(50)},
+            r"DFT .*its spectrum has 24 entries, and dft_length wants 26",
         ),
         (
             "y = RoiAlign(v, r, i)",

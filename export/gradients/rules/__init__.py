@@ -14,6 +14,7 @@ from . import (
     resize,
     sampling,
     shape,
+    spectral,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "resize",
     "sampling",
     "shape",
+    "spectral",
 ]

@@ -96,6 +96,15 @@ def gather_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: int) -> C
     return added_along(op, g, axis, rows, op.dim(data, axis))
 
 
+@vjp("ArrayFeatureExtractor", wrt="X", domain="ai.onnx.ml")
+def array_feature_extractor_x(op: Builder, g: Var, X: Var, Y: Var) -> Cotangent:
+    known = op.array(Y)
+    rows = op.Reshape(Y, [-1], dims=(None,)) if known is None else op.const(known.reshape(-1))
+    if X.rank == 1:  # its result has one row
+        g = op.Reshape(g, [-1], dims=(None,))
+    return gather_data(op, g, X, rows, axis=-1)
+
+
 @vjp("GatherElements", wrt="data")
 def gather_elements_data(op: Builder, g: Var, data: Var, indices: Var, *, axis: int) -> Var:
     return op.ScatterElements(op.zeros_like(data), indices, g, axis=axis, reduction="add", dims=data.dims)
@@ -219,6 +228,37 @@ def scatter_nd_updates(
     op: Builder, g: Var, data: Var, indices: Var, updates: Var, output: Var, *, reduction: str
 ) -> Var:
     return _of_updates(op, _nd(op, indices, updates), g, data, updates, output, reduction)
+
+
+def _written(
+    op: Builder, past_cache: Var, update: Var, write_indices: Var | None, mode: str, axis: int
+) -> Var:
+    """Which cell along the axis each entry of a TensorScatter's update overwrites: in the update's shape."""
+    around = [k for k in range(update.rank) if k != axis]
+    at = op.Unsqueeze(op.iota(update, axis), around)
+    if write_indices is not None:
+        at = at + op.Unsqueeze(write_indices, [*range(1, update.rank)])
+    if mode == "circular":
+        at = op.Mod(at, op.operand(op.dim(past_cache, axis), at))
+    return op.expand_like(Var(at.value, op, None), update)
+
+
+@vjp("TensorScatter", wrt="past_cache")
+def tensor_scatter_past_cache(
+    op: Builder, g: Var, past_cache: Var, update: Var, write_indices: Var | None, *, mode: str, axis: int
+) -> Var:
+    axis %= update.rank
+    at = _written(op, past_cache, update, write_indices, mode, axis)
+    return op.ScatterElements(g, at, op.zeros_like(update), axis=axis, dims=past_cache.dims)
+
+
+@vjp("TensorScatter", wrt="update")
+def tensor_scatter_update(
+    op: Builder, g: Var, past_cache: Var, update: Var, write_indices: Var | None, *, mode: str, axis: int
+) -> Var:
+    axis %= update.rank
+    at = _written(op, past_cache, update, write_indices, mode, axis)
+    return op.GatherElements(g, at, axis=axis, dims=update.dims)
 
 
 # -- selections -------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ for _op in ("Shape", "Size", "ConstantOfShape", "EyeLike"):
     stop(_op, _SHAPES)
 for _op in ("RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"):
     stop(_op, _RANDOM)
-stop("Range", "it counts positions")
 for _op in ("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"):
     stop(_op, "it makes a table of constants")
 for _op in ("Binarizer", "LabelEncoder", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"):
@@ -53,6 +52,10 @@ stop("ScatterElements", _HOW, wrt=["indices"])
 stop("Dropout", _HOW, wrt=["ratio", "training_mode"])
 stop("Resize", _HOW, wrt=["roi", "scales", "sizes"])
 stop("CumSum", _HOW, wrt=["axis"])
+stop("CumProd", _HOW, wrt=["axis"])
+stop("Range", "it says how many, not what", wrt=["limit"])
+stop("TensorScatter", _HOW, wrt=["write_indices"])
+stop("ArrayFeatureExtractor", _HOW, wrt=["Y"], domain="ai.onnx.ml")
 stop("TopK", _HOW, wrt=["K"])
 stop("OneHot", "it counts positions", wrt=["indices", "depth"])
 stop("Compress", _LOGICAL, wrt=["condition"])
@@ -63,3 +66,4 @@ stop("Col2Im", _HOW, wrt=["image_shape", "block_shape"])
 stop("AffineGrid", _HOW, wrt=["size"])
 stop("RoiAlign", "the regions are taken as constants", wrt=["rois", "batch_indices"])
 stop("DFT", _HOW, wrt=["dft_length", "axis"])
+stop("STFT", _HOW, wrt=["frame_step", "frame_length"])

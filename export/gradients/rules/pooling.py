@@ -9,8 +9,11 @@ import numpy as np
 
 from ..builder import Builder, Var, is_static
 from ..geometry import Pad, reach
-from ..registry import Unsupported, vjp
+from ..registry import vjp
 from .convolution import scatter_windows
+from .indexing import added_along
+
+_DIGIT = 4096
 
 
 @vjp("GlobalAveragePool", wrt="X")
@@ -270,15 +273,26 @@ def max_unpool_x(
     strides: tuple[int, ...],
     pads: tuple[int, ...],
 ) -> Var:
-    if output_shape is not None:
-        rank, sizes = len(kernel_shape), X.shape[2:]
-        padded = [b + e for b, e in zip(pads[:rank], pads[rank:], strict=True)]
-        geometry: Any = zip(sizes, strides, kernel_shape, padded, strict=True)
-        wanted = [(n - 1) * s + k - p if isinstance(n, int) else None for n, s, k, p in geometry]
-        given = op.ints(output_shape)
-        if given is None or [*given[2:]] != wanted:
-            raise Unsupported(
-                "its output_shape is another than the pool's: ONNX counts the indices in the one, "
-                "ONNX Runtime in the other"
-            )
-    return op.Gather(op.Reshape(g, [-1], dims=(None,)), I, axis=0, dims=X.dims)
+    if output_shape is None:
+        return op.Gather(op.Reshape(g, [-1], dims=(None,)), I, axis=0, dims=X.dims)
+    # ONNX counts the indices in the pool's shape, ONNX Runtime in the one that is asked for: the operator
+    # itself says which entry, from 1 on, it puts where. In two digits that is exact in float32.
+    flat = op.Reshape(X, [-1], dims=(None,))
+    entries = op.reshape_like(op.iota(flat, 0) + 1, X)
+
+    def placed(digit: Var) -> Var:
+        there = op.MaxUnpool(
+            op.cast(Var(digit.value, op, X.dims), X.dtype),
+            I,
+            output_shape,
+            kernel_shape=kernel_shape,
+            strides=strides,
+            pads=pads,
+        )
+        return op.cast(op.Reshape(there, [-1], dims=(None,)), entries.dtype)
+
+    base = op.operand(_DIGIT, entries)
+    found = placed(op.Div(entries, base)) * _DIGIT + placed(op.Mod(entries, base))
+    g = op.Reshape(g, [-1], dims=(None,))
+    added = added_along(op, g, 0, found, op.dim(flat, 0) + 1)
+    return op.reshape_like(op.slice(added, [1], [2**62], [0]), X)

@@ -102,6 +102,27 @@ def cum_sum_x(op: Builder, g: Var, x: Var, axis: Var, *, exclusive: int, reverse
     return op.CumSum(g, axis, exclusive=exclusive, reverse=1 - reverse, dims=x.dims)
 
 
+@vjp("CumProd", wrt="x")
+def cum_prod_x(op: Builder, g: Var, x: Var, axis: Var, y: Var, *, exclusive: int, reverse: int) -> Var:
+    """Each product that an entry is part of, without that entry.
+
+    Up to the first zero that is the product over the entry; at the first zero itself it is what the products
+    are with a one in its place; behind it the first zero remains in all of them.
+    """
+    forth = {"exclusive": exclusive, "reverse": reverse}
+    zero = op.Equal(x, op.operand(0.0, x), dims=x.dims)
+    zeros = op.CumSum(op.mask(zero, x), axis, reverse=reverse, dims=x.dims)
+    first = op.And(zero, zeros < 1.5, dims=x.dims)
+    repaired = op.CumProd(op.where(first, 1.0, x), axis, dims=x.dims, **forth)
+
+    def of_all(products: Var) -> Var:
+        return op.CumSum(g * products, axis, exclusive=exclusive, reverse=1 - reverse, dims=x.dims)
+
+    before = of_all(y) / op.where(zero, 1.0, x)
+    behind = op.where(zeros > 0.5, op.operand(0.0, x), before)
+    return op.where(first, of_all(repaired), behind)
+
+
 @vjp("LpNormalization", wrt="input")
 def lp_normalization_input(op: Builder, g: Var, input: Var, output: Var, *, axis: int, p: int) -> Var:
     # A vector of zeros stays one, and no gradient flows.

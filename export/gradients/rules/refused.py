@@ -22,7 +22,6 @@ for _op in (
     "ConcatFromSequence",
 ):
     refuse(_op, _SEQUENCE)
-for _op in ("Optional", "OptionalGetElement"):
-    refuse(_op, _OPTIONAL)
+refuse("Optional", _OPTIONAL)
 
 stop("If", "it says which branch to take, not what to compute", wrt=["cond"])

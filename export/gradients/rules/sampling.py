@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..builder import Builder, Var
 from ..geometry import Pad
 from ..registry import Unsupported, vjp
+from .indexing import added_along
 
 
 @dataclass(frozen=True)
@@ -259,24 +261,27 @@ def roi_align_x(
     spatial_scale: float,
 ) -> Var:
     """A region is its two interpolation matrices: y = A_h X A_w^T, averaged over its samples."""
-    if mode != "avg":
-        raise Unsupported(f"its mode is {mode!r}")
     if sampling_ratio < 1:
         raise Unsupported("its sampling_ratio is 0: each region takes a number of samples of its own")
     half = coordinate_transformation_mode == "half_pixel"
     n, c, h, w = X.shape
     r = rois.shape[0]
-    tables = []
-    for k, (axis, count) in enumerate(((2, output_height), (3, output_width))):
+    places = []
+    for k, count in enumerate((output_height, output_width)):
         low, high = (
             op.slice(rois, [at], [at + 1], [1]) * spatial_scale - (0.5 if half else 0.0)
             for at in (1 - k, 3 - k)
         )
         span = high - low if half else op.Max(high - low, op.operand(1.0, rois), dims=(r, 1))
         at = (np.arange(count * sampling_ratio) + 0.5) / (count * sampling_ratio)
-        places = Var((low + span * op.const(at.astype(X.dtype.numpy()))).value, op, (r, len(at)))
-        tables.append(_interpolation(op, places, X, axis, count, sampling_ratio))
-    rows, columns = tables
+        places.append(Var((low + span * op.const(at.astype(X.dtype.numpy()))).value, op, (r, len(at))))
+    if mode == "max":
+        out = output_height, output_width
+        return _roi_align_max(op, g, X, places, batch_indices, out, sampling_ratio)
+    rows, columns = (
+        _interpolation(op, at, X, axis, count, sampling_ratio)
+        for at, axis, count in zip(places, (2, 3), (output_height, output_width), strict=True)
+    )
     # (R, C, oh, ow) x (R, ow, W), then all regions of an image at once: (N * H, R * oh) x (R * oh, C * W).
     wide = op.MatMul(g, op.Unsqueeze(columns, [1]), dims=(r, c, output_height, w))
     turned = op.transpose(wide, [0, 2, 1, 3])
@@ -291,14 +296,65 @@ def roi_align_x(
     return op.transpose(apart, [0, 2, 1, 3])
 
 
+def _roi_align_max(
+    op: Builder,
+    g: Var,
+    X: Var,
+    places: Sequence[Var],
+    batch_indices: Var,
+    out: tuple[int, int],
+    samples: int,
+) -> Var:
+    """The largest of all weighted cells around all samples, not of their sums: so ONNX computes it."""
+    c, r = X.shape[1], places[0].shape[0]
+    cells, weights = [], []
+    for k, at in enumerate(places):
+        at, seen = _held(op, at, X, k + 2)
+        low = op.Floor(at, dims=at.dims)
+        cell = op.cast(low, ir.DataType.INT64)
+        last = op.operand(op.dim(X, k + 2), cell) - 1
+        # Regions, rows and columns of the output, of the samples in one, and of the cells around a sample.
+        apart = [0, *(v if k == j else 1 for v in (out[k], samples, 2) for j in (0, 1))]
+        cells.append(op.Reshape(_pair(op, cell, op.Min(cell + 1, last, dims=cell.dims)), apart))
+        part = at - low
+        weights.append(op.Reshape(_pair(op, (1.0 - part) * seen, part * seen), apart))
+    image = op.Unsqueeze(batch_indices, [*range(1, 7)])
+    size = [op.operand(op.dim(X, k), image) for k in (2, 3)]
+    around = (c, r, *out, 4 * samples**2)
+    rows = op.Reshape((image * size[0] + cells[0]) * size[1] + cells[1], [-1], dims=(None,))
+    share = op.Reshape(weights[0] * weights[1], [0, 0, 0, -1], dims=around[1:])
+    turned = op.transpose(X, [1, 0, 2, 3])
+    pixels = op.Reshape(turned, [0, -1], dims=(c, None))
+    read = op.Gather(pixels, rows, axis=1, dims=(c, None))
+    shape = op.vector([0, -1, *out, around[-1]])
+    values = Var((op.Reshape(read, shape) * share).value, op, around)
+    winner = op.ArgMax(values, axis=4, keepdims=1, dims=(*around[:4], 1))
+    g = op.Unsqueeze(op.transpose(g, [1, 0, 2, 3]), [4], dims=winner.dims)
+    won = op.where(op.Equal(winner, op.iota(values, 4)), g, 0.0) * share
+    flat = op.Reshape(won, [0, -1], dims=(c, None))
+    added = added_along(op, flat, 1, rows, op.dim(pixels, 1))
+    return op.transpose(op.reshape_like(added, turned), [1, 0, 2, 3])
+
+
+def _pair(op: Builder, a: Var, b: Var) -> Var:
+    a, b = (op.Unsqueeze(x, [2]) for x in (a, b))
+    return op.Concat(a, b, axis=2)
+
+
+def _held(op: Builder, places: Var, X: Var, axis: int) -> tuple[Var, Var]:
+    """Samples' places, moved onto the axis of X; and 0 for those that are too far off to count."""
+    size = op.dim(X, axis)
+    edge: Any = op.cast(size, X.dtype) if isinstance(size, Var) else op.operand(float(size), X)
+    seen = op.mask(op.And(places >= -1.0, places <= edge), X)
+    at = op.Max(places, op.operand(0.0, X), dims=places.dims)
+    return op.Min(at, edge - 1.0, dims=places.dims), seen
+
+
 def _interpolation(op: Builder, places: Var, X: Var, axis: int, count: int, samples: int) -> Var:
     """(R, count, size): how much each cell of an axis is part of each output."""
     r, p = places.shape
     size = op.dim(X, axis)
-    edge: Any = op.cast(size, X.dtype) if isinstance(size, Var) else op.operand(float(size), X)
-    seen = op.mask(op.And(places >= -1.0, places <= edge), X)
-    last = edge - 1.0
-    at = op.Min(op.Max(places, op.operand(0.0, X), dims=(r, p)), last, dims=(r, p))
+    at, seen = _held(op, places, X, axis)
     cell = op.cast(op.iota(X, axis), X.dtype)
     distance = op.Abs(op.Unsqueeze(at, [2], dims=(r, p, 1)) - cell)
     hat = op.Relu(1.0 - distance, dims=(r, p, X.shape[axis]))

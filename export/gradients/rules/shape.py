@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..builder import Builder, Var
 from ..cotangent import Cotangent, dense, window
@@ -200,3 +201,20 @@ def _to_space(op: Builder, g: Var, input: Var, blocksize: int, mode: str) -> Var
     turned = op.transpose(apart, [0, 3, 4, 1, 5, 2] if first else [0, 1, 4, 2, 5, 3])
     joined = [op.dim(input, 2), op.dim(input, 3)]
     return op.Reshape(turned, op.vector([0, -1, *joined]), dims=input.dims)
+
+
+@vjp("Range", wrt="start")
+def range_start(op: Builder, g: Var) -> Var:
+    return op.sum(g, [0], keepdims=False)
+
+
+@vjp("Range", wrt="delta")
+def range_delta(op: Builder, g: Var) -> Var:
+    return op.sum(g * op.cast(op.iota(g, 0), g.dtype), [0], keepdims=False)
+
+
+@vjp("OptionalGetElement", wrt="input")
+def optional_get_element_input(g: Var, input: Var) -> Var:
+    if not isinstance(input.value.type, ir.TensorType):
+        raise Unsupported("it handles a value that may be absent")
+    return g

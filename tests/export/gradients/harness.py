@@ -111,7 +111,8 @@ def forward(
         "FLOAT", str(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
     )
     model = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : {case.opset}]>\ng () => ({word} y) {{ {body} }}'
+        f'<ir_version: 10, opset_import: ["" : {case.opset}, "ai.onnx.ml" : 3]>\n'
+        f"g () => ({word} y) {{ {body} }}"
     )
     graph = model.graph
     del graph.output[:]

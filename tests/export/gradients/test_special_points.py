@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .harness import FLOAT, arrays, case, declare, feeds_of, forward, gradient_of, run_ort
+from .harness import FLOAT, arrays, case, declare, feeds_of, forward, gradient_of, run_ort, run_reference
 
 inf = np.inf
 
@@ -146,3 +146,24 @@ def test_special_point(name: str, text: str, values: dict[str, Any], expected: n
     built = gradient_of(declare(model, y), ["x"])
     g = run_ort(built.model, {**feeds, "seed": np.ones_like(y)}, built.outputs)[0]
     np.testing.assert_allclose(g, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [run_reference, run_ort])
+def test_unpooling_into_another_shape(run: Any) -> None:
+    """ONNX counts the indices in the pool's shape, ONNX Runtime in the one asked for: each finds its own."""
+    c = case(
+        "unpooled",
+        "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i, s)",
+        x=f(1, 2, 3, 4).reshape(1, 1, 2, 2),
+        i=np.array([[[[0, 3], [9, 14]]]]),
+        s=np.array([1, 1, 5, 6]),
+        wrt=("x",),
+    )
+    data = arrays(c)
+    model = forward(c, FLOAT, data)
+    feeds = feeds_of(c, data, FLOAT)
+    y = run(model, feeds, ["y"])[0]
+    built = gradient_of(declare(model, y), ["x"])
+    seed = np.arange(30, dtype=np.float32).reshape(1, 1, 5, 6)
+    g = run(built.model, {**feeds, "seed": seed}, built.outputs)[0]
+    assert g.ravel().tolist() == [seed[y == v].item() for v in (1, 2, 3, 4)]

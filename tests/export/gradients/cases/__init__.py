@@ -15,6 +15,7 @@ from .reduction import REDUCTION
 from .resize import RESIZE
 from .sampling import SAMPLING
 from .shape import SHAPE
+from .spectral import SPECTRAL
 
 CASES: list[Case] = [
     *CONVOLUTION,
@@ -32,6 +33,7 @@ CASES: list[Case] = [
     *QUANTIZATION,
     *RESIZE,
     *SAMPLING,
+    *SPECTRAL,
 ]
 
 __all__ = ["CASES", "CONVOLUTION", "EXPANDED", "POOLING", "vector"]

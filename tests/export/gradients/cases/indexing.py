@@ -73,6 +73,33 @@ INDEXING = [
         )
         for how in ("mul", "max", "min")
     ),
+    *(
+        case(
+            f"tensor scatter, {name}",
+            f"y = TensorScatter{how}(x, u{', i' * ('i' in values)})",
+            x=(2, 5, 3),
+            **values,
+            wrt=("x", "u"),
+            opset=24,
+        )
+        for name, how, values in (
+            ("from the start", "", {"u": (2, 3, 3)}),
+            ("each its own place", "", {"u": (2, 3, 3), "i": vector(2, 0)}),
+            ("in a ring", '<mode="circular">', {"u": (2, 3, 3), "i": vector(3, 4)}),
+            ("along the last axis", "<axis=2>", {"u": (2, 5, 2), "i": vector(1, 0)}),
+        )
+    ),
+    case("features of rows", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)", x=(2, 3, 4), i=vector(2, 0, 2)),
+    case(
+        "features of a vector", "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)", x=(5,), i=np.array([[1], [3]])
+    ),
+    case(
+        "features named at run time",
+        "y = ai.onnx.ml.ArrayFeatureExtractor(x, i)",
+        x=(2, 4),
+        i=vector(2, 0, 2),
+        feeds=("i",),
+    ),
     case("gather nd in batches", "y = GatherND<batch_dims=1>(x, i)", x=(2, 3, 4), i=np.array([[1], [2]])),
     case(
         "gather nd in batches of two axes",

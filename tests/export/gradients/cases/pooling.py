@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._make import N, case
+from ._make import N, case, vector
 
 POOLING = [
     case("maxpool tiles", "y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", x=(2, 3, 6, 4)),
@@ -87,5 +87,19 @@ UNPOOLING = [
         "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i)",
         x=(1, 2, 2, 2),
         i=np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 27]]]]),
+    ),
+    case(
+        "maxunpool into a shape",
+        "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i, s)",
+        x=(1, 2, 2, 2),
+        i=np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 27]]]]),
+        s=vector(1, 2, 4, 4),
+    ),
+    case(
+        "maxunpool, two to one cell",
+        "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i, s)",
+        x=(1, 1, 2, 2),
+        i=np.array([[[[0, 3], [3, 14]]]]),
+        s=vector(1, 1, 4, 4),
     ),
 ]

@@ -6,6 +6,11 @@ import numpy as np
 
 from ._make import N, case, vector
 
+#: Columns with none, one and two zeros, at the ends and between.
+SOME_ZEROS = np.ones((2, 5, 3))
+SOME_ZEROS[0, [0, 2, 4], 0] = SOME_ZEROS[0, 2, 1] = SOME_ZEROS[1, 0, 0] = SOME_ZEROS[1, 4, 1] = 0
+SOME_ZEROS[1, 1:3, 2] = 0
+
 REDUCTION = [
     case("reduce mean as pooling", "y = ReduceMean<keepdims=1>(x, a)", x=N, a=vector(2, 3)),
     case("reduce mean dropping axes", "y = ReduceMean<keepdims=0>(x, a)", x=N, a=vector(-1, -2)),
@@ -40,6 +45,19 @@ REDUCTION = [
             x=(2, 5, 3),
             a=np.array(1),
         )
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ),
+    *(
+        case(
+            f"cumprod{', exclusive' * exclusive}{', reversed' * reverse}{zeros}",
+            f"z = Mul(x, m); y = CumProd<exclusive={exclusive}, reverse={reverse}>(z, a)",
+            x=(2, 5, 3),
+            m=mask,
+            a=np.array(1),
+            opset=26,
+        )
+        for zeros, mask in (("", 1.0), (" with zeros", SOME_ZEROS))
         for exclusive in (0, 1)
         for reverse in (0, 1)
     ),

@@ -78,6 +78,7 @@ SAMPLING = [
         for name, mode in (
             ("half a pixel off", ""),
             ("as before", 'coordinate_transformation_mode="output_half_pixel", '),
+            ("the largest", 'mode="max", '),
         )
     ),
     deform("", "strides=[1,1]"),

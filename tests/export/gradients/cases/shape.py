@@ -156,4 +156,14 @@ SHAPE = [
         a=vector(2, 1),
         feeds=("p",),
     ),
+    case(
+        "range",
+        "y = Range(s, l, d)",
+        s=scalar(0.25),
+        l=scalar(3),
+        d=scalar(0.45),
+        wrt=("s", "d"),
+        feeds=("l",),
+    ),
+    case("element of what is there", "y = OptionalGetElement(x)", x=(2, 3)),
 ]
