@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from ..contract import Layout
+from ..grids import grid_of
 from .gradients.builder import dims_of
-from .layouts import grid_of
 from .paths import ancestors, leads_to, op_type, sources
 from .scores import SAME_NUMBERS, FoundScore
 
@@ -25,6 +25,7 @@ def best_layer(
         spatial: the tensors on the way to it that have a grid, in topological order; at least one.
         known: the layouts of the graph's values.
     """
+    spatial = [v for v in spatial if known[v].kind != "factored"] or spatial
     if found.score.task == "segmentation" and (value := _deepest(graph, spatial, known)) is not None:
         return value, "the last tensor of the coarsest grid before pixels cease to look at their neighbours"
     spatial = [v for v in spatial if v not in found.values] or spatial
@@ -35,11 +36,15 @@ def best_layer(
         value, _ = _made_by_features(last, set(spatial), known)
         return value, "the last spatial tensor that every box depends on"
     last = max(front or spatial, key=lambda v: order.get(v, -1))
-    if known[last].kind == "tokens":
+    if known[last].kind in _TOKENS:
         return _last_first_norm(graph, last, spatial)
     value, skipped = _made_by_features(last, set(spatial), known)
     behind = f" ({', '.join(skipped)} skipped: no new features)" if skipped else ""
     return value, f"the last spatial tensor before {_describe_end(last)}{behind}"
+
+
+#: Layouts of tensors that attention mixes.
+_TOKENS = ("tokens", "NLC", "factored")
 
 
 def _made_by_features(

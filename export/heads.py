@@ -25,7 +25,7 @@ def linear_head(graph: ir.Graph, value: ir.Value, layout: Layout, score: ir.Valu
             if not pooled:
                 return False
         elif kind in ("Transpose",) and not pooled:
-            layout = Layout("NCHW" if layout.kind == "NHWC" else "NHWC")
+            layout = _moved(node, layout)
         elif kind == "Add":
             others = [v for v in node.inputs if v is not value]
             if not pooled or not all(v is not None and v.is_initializer() for v in others):
@@ -39,14 +39,28 @@ def linear_head(graph: ir.Graph, value: ir.Value, layout: Layout, score: ir.Valu
     return pooled
 
 
+_GRID = {
+    **dict.fromkeys(("NCL", "NCHW", "NCDHW"), slice(2, None)),
+    **dict.fromkeys(("NLC", "NHWC", "NDHWC"), slice(1, -1)),
+    "tokens": slice(1, 2),
+}
+
+
 def _pools_grid(node: ir.Node, layout: Layout) -> bool:
-    if layout.kind == "tokens":
+    if layout.kind not in _GRID or layout.prefix or layout.suffix:
         return False
     if node.op_type == "GlobalAveragePool":
-        return layout.kind == "NCHW"
+        return _GRID[layout.kind].start == 2
     axes = node.attributes.get_ints("axes", ())
     if not axes and len(node.inputs) > 1 and node.inputs[1] is not None:
         array = constant(node.inputs[1])
         axes = tuple(array.tolist()) if array is not None else ()
-    wanted = {2, 3} if layout.kind == "NCHW" else {1, 2}
-    return {a % 4 for a in axes} == wanted
+    rank = 3 if layout.kind == "tokens" else len(layout.kind)
+    return {a % rank for a in axes} == set(range(rank)[_GRID[layout.kind]])
+
+
+def _moved(node: ir.Node, layout: Layout) -> Layout:
+    """The layout after a Transpose; factored (and so no head's) where it has no name."""
+    perm = node.attributes.get_ints("perm", ())
+    letters = "".join(layout.kind[k] for k in perm) if len(perm) == len(layout.kind) else ""
+    return Layout(letters) if letters in _GRID else Layout("factored")  # type: ignore[arg-type]

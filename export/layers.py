@@ -11,13 +11,14 @@ import onnx_ir as ir
 
 from ..contract import Layout
 from ..errors import UnknownLayer, nearest
+from ..grids import grid_of
 from .automatic import best_layer
 from .from_onnx import ModelSource, load, normalize
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import subgraphs
 from .gradients.engine import is_differentiable
 from .gradients.quantized import inside_kernel, is_real, quantization, readable
-from .layouts import grid_of, layouts
+from .layouts import layouts
 from .paths import on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
 
@@ -47,8 +48,8 @@ class Candidate:
     why: str
 
     @property
-    def grid(self) -> tuple[int | str | None, int | str | None]:
-        """(h, w): the resolution of its map."""
+    def grid(self) -> tuple[int | str | None, ...]:
+        """(h, w): the resolution of its map; (l,) or (d, h, w) where it has one axis or three."""
         return grid_of(self.layout, self.shape)
 
 
@@ -87,7 +88,7 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     """
     known = layouts(graph)
     path = on_path(graph, found.values)
-    spatial = [v for v in path if v in known and _is_spatial(v, known[v]) and _own_batch(v, found.value)]
+    spatial = [v for v in path if v in known and _is_spatial(v, known[v])]
     spatial = [v for v in spatial if is_real(v) or quantization(v) is not None]
     if not spatial:
         return []
@@ -96,6 +97,7 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     behind = {there: v for v, there in reversed(read.items()) if is_real(v)}
     best = read.get(best, best)
     rest = [v for v in reversed(spatial) if v not in read and not inside_kernel(v, read)]
+    rest = [v for v in rest if known[v].kind != "factored" or op_type(v) not in _MOVES]
     ordered = [best] + [v for v in rest if v is not best]
     return [
         Candidate(
@@ -233,20 +235,12 @@ def _scopes(node: ir.Node) -> list[str]:
     return list(dict.fromkeys([*parts, *("/".join(parts[:k]) for k in range(2, len(parts) + 1))]))
 
 
+#: Whose results hold what their inputs do, in another order: windows and heads are listed once.
+_MOVES = frozenset("Reshape Transpose Squeeze Unsqueeze Flatten Slice Split Gather Identity Cast".split())
+
+
 def _is_spatial(value: ir.Value, layout: Layout) -> bool:
-    h, w = grid_of(layout, dims_of(value) or ())
-    if layout.kind == "tokens":
-        return layout.grid is not None and layout.grid != (1, 1)
-    return not (h == 1 and w == 1)
-
-
-def _own_batch(value: ir.Value, score: ir.Value) -> bool:
-    """Whether a tensor's first axis is the image's, not windows or heads."""
-    dims, score_dims = dims_of(value), dims_of(score)
-    if not dims or not score_dims:
-        return True
-    a, b = dims[0], score_dims[0]
-    return a == b or a is None or b is None or not (isinstance(a, int) and isinstance(b, int))
+    return any(size != 1 for size in grid_of(layout, dims_of(value) or ()))
 
 
 def _describe(value: ir.Value) -> str:

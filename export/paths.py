@@ -1,4 +1,4 @@
-"""Which values a score depends on, and through what."""
+"""Which values a score depends on, and through what; and the image, from which all starts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from ..errors import ModelError
 from .gradients.control_flow import captured_by, is_if
 from .gradients.registry import input_name, stop_reason
 
 #: What quantised tensors, and sums of them, consist of; shapes and indices are int64.
 _QUANTIZED = frozenset(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (4, 8, 16, 32))
+
+
+def image_input(graph: ir.Graph) -> ir.Value:
+    """The input that takes the image: the first of rank 4; else a volume, a signal, or the first."""
+    inputs = [v for v in graph.inputs if not v.is_initializer()]
+    if not inputs:
+        raise ModelError("The model has no inputs: there is nothing to explain.")
+    ranks = [len(v.shape) if v.shape is not None else 0 for v in inputs]
+    return next((inputs[ranks.index(rank)] for rank in (4, 5, 3) if rank in ranks), inputs[0])
 
 
 def on_path(graph: ir.Graph, scores: Iterable[ir.Value]) -> list[ir.Value]:

@@ -22,6 +22,7 @@ from .layers import AUTO, Names, candidates, differentiable_layers
 from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
 from .notes import notes_on
+from .paths import image_input
 from .report import ExportReport
 from .scores import FoundScore, ScoreSpec, find_score
 from .verify import compare, example_feeds
@@ -208,14 +209,6 @@ def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -
         h, w = dims[1:3] if layout == "NHWC" else dims[2:4]
         size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
     return resolve(spec, size=size, layout=layout, input=value.name or "")
-
-
-def image_input(graph: ir.Graph) -> ir.Value:
-    """The input that takes the image: the first of rank 4, else the first."""
-    inputs = [v for v in graph.inputs if not v.is_initializer()]
-    if not inputs:
-        raise ModelError("The model has no inputs: there is nothing to explain.")
-    return next((v for v in inputs if v.shape is not None and len(v.shape) == 4), inputs[0])
 
 
 def checked_labels(labels: Sequence[str] | None, score: FoundScore) -> Sequence[str] | None:

@@ -65,18 +65,40 @@ def heatmap_name(method: str) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a layer's tensor keeps its channels and its grid.
+class Factor:
+    """A part of a tensor's axis.
 
     Attributes:
-        kind: ``NCHW``; ``NHWC``; or ``tokens``, a tensor (N, prefix + h*w, C).
-        prefix: tokens before the grid's (class, distillation and register tokens).
-        grid: (h, w) of the token grid, row by row; None unless ``tokens``.
+        of: N, the images; C, channels; or a letter of the grid: z, y, x for depth, rows and columns.
+        size: None for N.
+        stride: of the grid's letters, how many cells one step spans.
     """
 
-    kind: Literal["NCHW", "NHWC", "tokens"] = "NCHW"
+    of: Literal["N", "C", "z", "y", "x"]
+    size: int | None
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a layer's tensor keeps its channels and its grid of one, two or three axes.
+
+    Attributes:
+        kind: the axes by their letters (D, H, W of a volume, H, W of an image, L of a signal); ``tokens``, a
+            tensor (N, prefix + cells + suffix, C) with the cells row by row; or ``factored``: windows, heads
+            and whatever else ``axes`` describes.
+        prefix: tokens before the grid's (class, distillation and register tokens).
+        grid: of ``tokens``: (h, w), of volumes (d, h, w), of signals (l,); else None.
+        suffix: tokens behind the grid's.
+        axes: of ``factored``: each axis as a product of factors, the slowest first. With a prefix or a
+            suffix, all of the grid's factors follow each other in one axis, and those are around them.
+    """
+
+    kind: Literal["NCL", "NLC", "NCHW", "NHWC", "NCDHW", "NDHWC", "tokens", "factored"] = "NCHW"
     prefix: int = 0
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
+    suffix: int = 0
+    axes: tuple[tuple[Factor, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from .contract import (
     SCORE,
     TOP_CLASS,
     Layer,
-    Layout,
     Preprocess,
     Record,
 )
@@ -141,6 +141,10 @@ class Explainer:
             InputError: the file records no preprocessing, or has inputs besides the image.
         """
         how = self.preprocess
+        if how is None and len(self._image.shape) != 4:
+            raise InputError(
+                f"The model takes {self._image}, which is no photo: hand arrays to explain_tensor."
+            )
         if how is None:
             raise InputError(
                 "The file records no preprocessing for photos. Give it when opening: "
@@ -198,7 +202,8 @@ class Explainer:
             fuse: see :meth:`explain`.
 
         Returns:
-            One row per image and target; heatmaps (R, H, W) at the model input's size.
+            One row per image and target; heatmaps (R, H, W) at the model input's size: of a signal (R, L),
+            of a volume (R, D, H, W).
 
         Raises:
             TensorError: wrong inputs, shape or dtype, an empty batch, or values that are not finite.
@@ -211,10 +216,13 @@ class Explainer:
         image = feeds[self._image.name]
         shape = inputs.shape_of(image)
         request = self._request(method, target, layers, shape[0])
-        run = self._run(feeds, _as_input(request.targets, self._size(shape)), request)
+        whole = self._size(shape)
+        run = self._run(feeds, _as_input(request.targets, whole), request)
         classes = self._classes(run, request)
         layer_maps = self._maps(run, request)
-        size = self._size(shape) or _largest(layer_maps)
+        size = _largest(layer_maps)
+        if len(whole) >= len(size):  # a video's features may have no time any more, but its rows and columns
+            size = whole[-len(size) :]
         heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
         boxes = run.arrays.get(CHOSEN_BOX)
         return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps, boxes=boxes)
@@ -238,6 +246,11 @@ class Explainer:
         return tuple(labels)
 
     def _resolve(self, spec: str | Mapping[str, Any] | Preprocess) -> Preprocess:
+        if len(self._image.shape) != 4:
+            raise InputError(
+                f"The model takes {self._image}, which is no photo: leave preprocess out, and hand arrays to "
+                "explain_tensor."
+            )
         layout = inputs.layout_of(self._image, None)
         return preprocess.resolve(
             spec, size=inputs.size_of(self._image, layout), layout=layout, input=self._image.name
@@ -294,10 +307,19 @@ class Explainer:
 
     def _run(self, feeds: Mapping[str, Any], wanted: Targets, request: _Request) -> Rows:
         fetch = [*self._own_outputs, *(n for n in _TOLD if n in self._told)]
-        for layer in request.layers:
-            fetch += _tensors(layer, request.method).values()
+        layouts = {
+            name: layer.layout
+            for layer in request.layers
+            for name in _tensors(layer, request.method).values()
+        }
         return rows.run(
-            self._session, feeds, wanted, list(dict.fromkeys(fetch)), self._image, self._max_batch
+            self._session,
+            feeds,
+            wanted,
+            list(dict.fromkeys([*fetch, *layouts])),
+            layouts,
+            self._image,
+            self._max_batch,
         )
 
     def _classes(self, run: Rows, request: _Request) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -322,28 +344,30 @@ class Explainer:
         return class_ids, scores
 
     def _maps(self, run: Rows, request: _Request) -> dict[str, NDArray[np.float32]]:
-        """Per layer its raw maps (R, h, w)."""
+        """Per layer its raw maps (R, ...grid)."""
         maps = {}
         for layer in request.layers:
-            tensors = {
-                kind: _nchw(run.arrays[name], layer.layout)
-                for kind, name in _tensors(layer, request.method).items()
-            }
-            made = request.method.function(tensors.get("activations"), tensors.get("gradients"))
-            maps[layer.name] = np.asarray(made, np.float32)
-            b, _, h, w = next(iter(tensors.values())).shape
-            if maps[layer.name].shape != (b, h, w):
+            tensors = {k: run.arrays[name] for k, name in _tensors(layer, request.method).items()}
+            b, _, *grid = next(iter(tensors.values())).shape
+            # Methods know images: a signal is one row, and a volume's slices lie below each other.
+            flat = {k: t.reshape(*t.shape[:2], math.prod(grid[:-1]), grid[-1]) for k, t in tensors.items()}
+            made = request.method.function(flat.get("activations"), flat.get("gradients"))
+            made = np.asarray(made, np.float32)
+            wanted = (b, math.prod(grid[:-1]), grid[-1])
+            if made.shape != wanted:
                 raise MethodError(
-                    f"The method '{request.method.name}' gave maps of the shape {maps[layer.name].shape} "
-                    f"for the layer '{layer.name}', not {(b, h, w)}."
+                    f"The method '{request.method.name}' gave maps of the shape {made.shape} "
+                    f"for the layer '{layer.name}', not {wanted}."
                 )
+            maps[layer.name] = made.reshape(b, *grid)
         return maps
 
-    def _size(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        if len(shape) != 4:
-            return None
-        layout = inputs.layout_of(self._image, self.preprocess)
-        return (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
+    def _size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of an input's grid: (h, w), a signal's (l,) or a volume's (d, h, w); empty if it has none."""
+        if not 3 <= len(shape) <= 5:
+            return ()
+        last = inputs.channels_last(self._image, self.preprocess)
+        return shape[1:-1] if last else shape[2:]
 
     def _explanation(
         self,
@@ -427,11 +451,14 @@ def _seen_by(wanted: Targets, geometries: Sequence[preprocess.Geometry]) -> Targ
     )
 
 
-def _as_input(wanted: Targets, size: tuple[int, int] | None) -> Targets:
+def _as_input(wanted: Targets, size: tuple[int, ...]) -> Targets:
     """Regions at the model input's size."""
 
     def fitted(_: int, mask: NDArray[np.float32]) -> NDArray[np.float32]:
-        return mask if size is None or mask.shape == size else preprocess.resize_mask(mask, size)
+        match size:
+            case (int(h), int(w)) if mask.shape != size:
+                return preprocess.resize_mask(mask, (h, w))
+        return mask
 
     return targets.placed(wanted, lambda _, corners: corners, fitted)
 
@@ -451,17 +478,5 @@ def _label(labels: Sequence[str] | None, index: int) -> str:
     return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 
-def _largest(layer_maps: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
-    h, w = max((m.shape[1:] for m in layer_maps.values()), key=lambda s: s[0] * s[1])
-    return h, w
-
-
-def _nchw(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
-    """A layer's tensor as (B, C, h, w) float32; a view where the dtype allows it."""
-    if layout.kind == "tokens":
-        h, w = layout.grid or (1, tensor.shape[1] - layout.prefix)
-        tensor = tensor[:, layout.prefix : layout.prefix + h * w].reshape(len(tensor), h, w, -1)
-    if layout.kind != "NCHW":
-        tensor = tensor.transpose(0, 3, 1, 2)
-    result: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
-    return result
+def _largest(layer_maps: Mapping[str, NDArray[np.float32]]) -> tuple[int, ...]:
+    return max((m.shape[1:] for m in layer_maps.values()), key=math.prod)

@@ -13,9 +13,14 @@ from .session import TensorInfo
 
 
 def image_input(inputs: Sequence[TensorInfo], recorded: Preprocess | None) -> TensorInfo:
-    """The input that takes the image: the recorded one, or the first of rank 4."""
-    ranked = sorted(inputs, key=lambda i: (recorded is None or i.name != recorded.input, len(i.shape) != 4))
-    return ranked[0]
+    """The input that takes the image: the recorded one, or the first of rank 4; else a volume or a signal."""
+
+    def rank(info: TensorInfo) -> tuple[bool, int]:
+        order = (4, 5, 3)
+        by_rank = order.index(len(info.shape)) if len(info.shape) in order else len(order)
+        return recorded is None or info.name != recorded.input, by_rank
+
+    return min(inputs, key=rank)
 
 
 def layout_of(info: TensorInfo, recorded: Preprocess | None) -> Literal["NCHW", "NHWC"]:
@@ -24,6 +29,17 @@ def layout_of(info: TensorInfo, recorded: Preprocess | None) -> Literal["NCHW", 
         return recorded.layout
     shape = info.shape
     return "NHWC" if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW"
+
+
+def channels_last(info: TensorInfo, recorded: Preprocess | None) -> bool:
+    """Whether an input's last axis are its channels; of signals and volumes, if it is clearly the shorter."""
+    if len(info.shape) == 4:
+        return layout_of(info, recorded) == "NHWC"
+    first, last = info.shape[1], info.shape[-1]
+    return isinstance(last, int) and (first > last if isinstance(first, int) else last <= _FEW_CHANNELS)
+
+
+_FEW_CHANNELS = 4
 
 
 def size_of(info: TensorInfo, layout: str) -> tuple[int, int] | None:

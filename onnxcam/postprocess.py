@@ -16,19 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError, TensorError, nearest
 
-Maps: TypeAlias = NDArray[np.float32]  #: (B, h, w)
+Maps: TypeAlias = NDArray[np.float32]  #: (B, h, w); of signals (B, l), of volumes (B, d, h, w)
 
 EPSILON = 1e-7  #: added to a map's maximum before it divides; it keeps a map of zeros at zero
 
 
 def heatmaps(
-    layer_maps: Sequence[ArrayLike], size: tuple[int, int], rectify: bool = True, fuse: str = "mean"
+    layer_maps: Sequence[ArrayLike], size: Sequence[int], rectify: bool = True, fuse: str = "mean"
 ) -> Maps:
     """Heatmaps of one or more layers' raw maps.
 
     Args:
-        layer_maps: per layer (B, h, w), float, of any sign; the layers' grids may differ.
-        size: (H, W) of the result.
+        layer_maps: per layer (B, h, w), float, of any sign; the layers' grids may differ. Grids of signals
+            (B, l) and volumes (B, d, h, w) do as well.
+        size: (H, W) of the result; one number per axis of the grid.
         rectify: drop negative evidence first; False lets it take part in the scaling (CAM).
         fuse: see :func:`fuse`.
 
@@ -37,12 +38,16 @@ def heatmaps(
         zeros, or nothing positive) is exactly zero everywhere.
 
     Raises:
-        InputError: no layer, maps of the wrong shape, an unusable size or an unknown fusion.
+        InputError: no layer, maps of the wrong shape or of different ranks, an unusable size or an unknown
+            fusion.
         TensorError: a map that is not finite.
     """
+    checked = [_checked(raw) for raw in layer_maps]
+    if len(ranks := {maps.ndim for maps in checked}) > 1:
+        grids = " and ".join(_AXES[rank - 1] for rank in sorted(ranks))
+        raise InputError(f"Layers with grids {grids} make no common heatmap: explain them one by one.")
     enlarged = []
-    for raw in layer_maps:
-        maps = _checked(raw)
+    for maps in checked:
         maps = np.maximum(maps, 0) if rectify else maps.copy()
         enlarged.append(_resize(_scale(maps), size))
     # The library also rectifies here; scaled maps and their linear interpolations are never negative.
@@ -65,12 +70,12 @@ def scale(maps: ArrayLike) -> Maps:
     return _scale(_checked(maps).copy())
 
 
-def resize(maps: ArrayLike, size: tuple[int, int]) -> Maps:
-    """Maps at another size: linear, half-pixel centres, edges repeated, no antialiasing.
+def resize(maps: ArrayLike, size: Sequence[int]) -> Maps:
+    """Maps at another size: linear along each axis, half-pixel centres, edges repeated, no antialiasing.
 
     Args:
-        maps: (B, h, w), float.
-        size: (H, W).
+        maps: (B, h, w), float; or (B, l), or (B, d, h, w).
+        size: (H, W), one number per axis of the grid.
 
     Returns:
         (B, H, W) float32, a new array.
@@ -81,17 +86,39 @@ def resize(maps: ArrayLike, size: tuple[int, int]) -> Maps:
     return _resize(_checked(maps), size)
 
 
-def _resize(maps: Maps, size: tuple[int, int]) -> Maps:
+def _resize(maps: Maps, size: Sequence[int]) -> Maps:
+    rank = maps.ndim - 1
     try:
-        height, width = (int(n) for n in size)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"The size of a heatmap is (height, width), not {size!r}.") from e
-    if height < 1 or width < 1:
-        raise InputError(f"The size of a heatmap is at least 1×1, not {height}×{width}.")
+        sizes = [int(n) for n in size]
+    except (TypeError, ValueError):
+        sizes = []
+    if len(sizes) != rank:
+        raise InputError(f"The size of a heatmap is {_AXES[rank]}, not {size!r}.")
+    if min(sizes) < 1:
+        raise InputError(f"The size of a heatmap is at least {'×'.join('1' * rank)}, not {_by(sizes)}.")
+    if rank == 1:
+        return _planes(maps[:, None], 1, sizes[0])[:, 0]
+    batch, *depth = maps.shape[:-2]
+    planes = _planes(maps.reshape(-1, *maps.shape[-2:]), *sizes[-2:])
+    if not depth:
+        return planes
+    columns = planes.reshape(batch, depth[0], sizes[1] * sizes[2])  # each a line through the slices
+    return _planes(columns, sizes[0], columns.shape[2]).reshape(batch, *sizes)
+
+
+_AXES = {1: "(length,)", 2: "(height, width)", 3: "(depth, height, width)"}
+
+
+def _planes(maps: Maps, height: int, width: int) -> Maps:
+    """(B, h, w) at another size."""
     resized = np.empty((len(maps), height, width), np.float32)
     for source, target in zip(np.ascontiguousarray(maps), resized, strict=True):
         cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
     return resized
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
 
 
 def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
@@ -137,19 +164,23 @@ def _checked(maps: ArrayLike) -> Maps:
     else:
         with np.errstate(over="ignore"):  # beyond float32: found below
             array = np.asarray(maps, np.float32)
-    if array.ndim != 3 or 0 in array.shape[1:]:
-        raise InputError(f"Maps have the shape (batch, height, width), not {array.shape}.")
+    if array.ndim not in (2, 3, 4) or 0 in array.shape[1:]:
+        raise InputError(
+            "Maps have the shape (batch, height, width), (batch, length) or (batch, depth, height, width), "
+            f"not {array.shape}."
+        )
     _refuse_broken(array)
     return array
 
 
 def _scale(maps: Maps) -> Maps:
     """Scale in place: at image size a second buffer costs more than the arithmetic."""
-    low: NDArray[np.float32] = maps.min(axis=(1, 2), keepdims=True)
+    grid = tuple(range(1, maps.ndim))
+    low: NDArray[np.float32] = maps.min(axis=grid, keepdims=True)
     if low.any():  # rectified maps mostly have a cell without heat
         with np.errstate(over="ignore"):  # a range beyond float32: found below
             maps -= low
-    high: NDArray[np.float32] = maps.max(axis=(1, 2), keepdims=True)
+    high: NDArray[np.float32] = maps.max(axis=grid, keepdims=True)
     _refuse_broken(high)
     maps /= high + np.float32(EPSILON)
     return maps
@@ -159,7 +190,7 @@ def _refuse_broken(maps: Maps) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(maps.sum()):  # one pass; a sum that overflows only asks for a closer look
             return
-    broken = ~np.isfinite(maps).all(axis=(1, 2))
+    broken = ~np.isfinite(maps).reshape(len(maps), -1).all(axis=1)
     if broken.any():
         raise TensorError(
             f"The map of image {np.flatnonzero(broken)[0]} of the batch is not finite: activations or "

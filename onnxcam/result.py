@@ -25,7 +25,8 @@ class Explanation:
 
     Attributes:
         maps: (R, h, w) float32, raw, at the layer's resolution and in the score's units. Of several
-            layers: their fusion, in [0, 1], on the finest of their grids; see ``layer_maps``.
+            layers: their fusion, in [0, 1], on the finest of their grids; see ``layer_maps``. Of signals
+            (R, l), of volumes (R, d, h, w); so are the heatmaps.
         heatmaps: float32 in [0, 1]: (R, H, W) at the model input's size from ``explain_tensor``; from
             ``explain`` a list, each at its photo's size and 0 where the model did not see it.
         outputs: the model's own outputs, {name: one entry per image}.
@@ -146,6 +147,9 @@ class Explanation:
         Raises:
             InputError: there are no photos, or not one for each image.
         """
+        if self.maps.ndim != 3:
+            grid = "signals: plot" if self.maps.ndim == 2 else "volumes: draw slices of"
+            raise InputError(f"Overlays are of images, and these maps are of {grid} `heatmaps` instead.")
         pictures = self.images
         if images is not None:
             pictures = [photos.load(image, name) for name, image in photos.each(images)]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import CLASS_INDEX, TOP_CLASS
+from .contract import CLASS_INDEX, TOP_CLASS, Layout
 from .errors import TensorError
 from .feeds import shape_of
+from .grids import channels_first
 from .session import Session, TensorInfo
 from .targets import Targets, stacked
 
@@ -44,6 +45,7 @@ def run(
     feeds: Mapping[str, Any],
     targets: Targets,
     fetch: Sequence[str],
+    layouts: Mapping[str, Layout],
     image: TensorInfo,
     max_batch: int,
 ) -> Rows:
@@ -54,6 +56,7 @@ def run(
         feeds: {input: checked array or device tensor}.
         targets: the rows.
         fetch: the outputs to bring back.
+        layouts: of those that become float32 (N, C, ...grid); windows have no batch axis before.
         image: the input whose leading axis counts the images.
         max_batch: rows in one run, where the file leaves it open.
 
@@ -90,6 +93,7 @@ def run(
             fed[CLASS_INDEX] = np.ascontiguousarray(classes)
         fed |= {name: array.astype(session.choices[name].dtype, copy=False) for name, array in extra.items()}
         found = session.run(fed, fetch)
+        found |= {name: channels_first(found[name], layout) for name, layout in layouts.items()}
         arrays = {k: v[:real] if _is_batched(v, len(index)) else v for k, v in found.items()}
         parts.append(Rows(arrays, targets.rows(part), count))
     return Rows(_concatenated(parts), targets, count)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import CHOICES, SCORE, Layout, Record, read_record
+from .contract import CHOICES, SCORE, Record, read_record
 from .errors import BadRecord, InputError, MissingDependency, NotOnnx, ProviderError, TensorError, nearest
+from .grids import holds
 from .providers import CPU, MISSING_LIBRARY, ON_CUDA, Provider, not_built, preload, requested, why_not
 
 _log = logging.getLogger("onnxcam")
@@ -390,19 +391,11 @@ def _check_record(record: Record, session: Any, what: str) -> None:
     shapes = {o.name: o.shape for o in session.get_outputs()}
     for layer in record.layers:
         for name in (layer.activations, layer.gradients):
-            if shapes[name] and not _holds(shapes[name], layer.layout):
+            if shapes[name] and not holds(shapes[name], layer.layout):
                 raise BadRecord(
                     f"The record of {what} calls '{name}' {layer.layout.kind}, but its shape is "
                     f"{tuple(shapes[name])}. Rewrite the source model."
                 )
-
-
-def _holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
-    """Whether a tensor of that shape can have the layout."""
-    if layout.kind != "tokens" or layout.grid is None:
-        return len(shape) == (3 if layout.kind == "tokens" else 4)
-    count = layout.prefix + layout.grid[0] * layout.grid[1]
-    return len(shape) == 3 and (not isinstance(shape[1], int) or shape[1] == count)
 
 
 def _named(record: Record, outputs: set[str], inputs: set[str]) -> Iterator[tuple[str, str, set[str]]]:

@@ -162,12 +162,14 @@ ONES = np.ones((1, 2, 2))
     ("call", "text"),
     [
         (
-            lambda: heatmaps([ONES[0]], (4, 4)),
-            "Maps have the shape (batch, height, width), not (2, 2).",
+            lambda: heatmaps([ONES[0, 0]], (4, 4)),
+            "Maps have the shape (batch, height, width), (batch, length) or (batch, depth, height, width), "
+            "not (2,).",
         ),
         (
             lambda: scale(np.zeros((1, 0, 2))),
-            "Maps have the shape (batch, height, width), not (1, 0, 2).",
+            "Maps have the shape (batch, height, width), (batch, length) or (batch, depth, height, width), "
+            "not (1, 0, 2).",
         ),
         (lambda: heatmaps([], (4, 4)), "There is no layer's map to fuse."),
         (

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Score
 from . import options
-from .terminal import Terminal, shape_text, size_text
+from .terminal import Terminal, layout_text, shape_text, size_text
 
 HELP = "what an explainable file says about itself"
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
                 layer.name,
                 layer.tensor,
                 shape_text(layer.shape),
-                layer.layout.kind + (f", {layer.layout.prefix} before" if layer.layout.prefix else ""),
+                layout_text(layer.layout),
                 layer.head or "-",
             )
             for layer in record.layers

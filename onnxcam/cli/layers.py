@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from . import options
-from .terminal import Terminal, shape_text
+from .terminal import Terminal, layout_text, shape_text
 
 HELP = "what can be explained in an ONNX file, the best layer first"
 _SHOWN = 15
@@ -33,17 +33,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     shown = found if args.all else found[:_SHOWN]
     terminal.table(
         ["name", "shape", "map", "layout", "why"],
-        [
-            (layer.name, shape_text(layer.shape), shape_text(layer.grid), _layout(layer.layout), layer.why)
-            for layer in shown
-        ],
+        [(c.name, shape_text(c.shape), shape_text(c.grid), layout_text(c.layout), c.why) for c in shown],
         whole=["map", "layout"],
     )
     if len(found) > len(shown):
         terminal.say(f"{len(found) - len(shown)} more, down to the input, with --all.")
     return 0
-
-
-def _layout(layout: object) -> str:
-    kind, prefix = getattr(layout, "kind", ""), getattr(layout, "prefix", 0)
-    return f"{prefix}+tokens" if kind == "tokens" and prefix else str(kind)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..contract import Layout
+
 _PIPE_WIDTH = 200  #: columns where stdout is no terminal: long names stay whole
 
 
@@ -133,6 +135,11 @@ class Terminal:
 def shape_text(shape: Sequence[Any]) -> str:
     """A shape as people write it: N×320×8×8."""
     return "×".join("?" if n is None else str(n) for n in shape) or "scalar"
+
+
+def layout_text(layout: Layout) -> str:
+    """A layout by its letters, or as tokens between others: 1+tokens."""
+    return f"{layout.prefix}+" * bool(layout.prefix) + layout.kind + f"+{layout.suffix}" * bool(layout.suffix)
 
 
 def size_text(count: float) -> str:

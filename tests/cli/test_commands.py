@@ -197,7 +197,7 @@ def test_inspect_of_other_forms(cli, tiny_file):
     assert "preprocessing not recorded" in text
     assert "labels not recorded" in text
     assert "the logit before the softmax" in text
-    assert "tokens, 1 before" in text
+    assert "1+tokens" in text
     assert "cam" not in cli("inspect", model, "--json").data["methods"]  # not at "features"
     crop = contract.Preprocess(size=(12, 12), fit="crop", resize=14)
     assert "resize to 14, crop to 12×12 (linear antialiased), RGB" in cli(

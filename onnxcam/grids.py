@@ -1,0 +1,109 @@
+"""From a layer's own layout to channels and a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import Factor, Layout
+
+_CHANNELS_FIRST = ("NCL", "NCHW", "NCDHW")
+_CHANNELS_LAST = ("NLC", "NHWC", "NDHWC")
+_LETTERS = "zyx"
+
+
+def channels_first(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+    """A layer's tensor as (N, C, ...grid).
+
+    Args:
+        tensor: in the layout's own shape.
+        layout: of the tensor.
+
+    Returns:
+        float32 (N, C, l), (N, C, h, w) or (N, C, d, h, w); a view where the dtype and the layout allow it.
+    """
+    if layout.kind == "tokens":
+        grid = layout.grid or (tensor.shape[1] - layout.prefix - layout.suffix,)
+        cells = tensor[:, layout.prefix : layout.prefix + math.prod(grid)]
+        tensor = np.moveaxis(cells.reshape(len(tensor), *grid, tensor.shape[2]), -1, 1)
+    elif layout.kind in _CHANNELS_LAST:
+        tensor = np.moveaxis(tensor, -1, 1)
+    elif layout.kind == "factored":
+        tensor = _put_together(tensor, layout)
+    result: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
+    return result
+
+
+def grid_of(layout: Layout, shape: Sequence[int | str | None]) -> tuple[int | str | None, ...]:
+    """The sizes of a tensor's grid.
+
+    Args:
+        layout: of the tensor.
+        shape: its sizes, symbols or None.
+
+    Returns:
+        (l,), (h, w) or (d, h, w).
+    """
+    if layout.kind in _CHANNELS_FIRST:
+        return tuple(shape[2:])
+    if layout.kind in _CHANNELS_LAST:
+        return tuple(shape[1:-1])
+    if layout.kind == "tokens":
+        return layout.grid or (None,)
+    factors = _factors(layout)
+    return tuple(
+        math.prod(f.size or 1 for f in factors if f.of == letter)
+        for letter in _LETTERS
+        if any(f.of == letter for f in factors)
+    )
+
+
+def holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
+    """Whether a tensor of that shape can have the layout."""
+    if layout.kind == "factored":
+        wanted: list[int | None] = [_size(axis) for axis in layout.axes]
+        if layout.prefix or layout.suffix:  # its axis is longer
+            wanted = [
+                None if any(f.of in _LETTERS for f in axis) else size
+                for axis, size in zip(layout.axes, wanted, strict=True)
+            ]
+    elif layout.kind == "tokens":
+        count = None if layout.grid is None else layout.prefix + math.prod(layout.grid) + layout.suffix
+        wanted = [None, count, None]
+    else:
+        wanted = [None] * len(layout.kind)
+    return len(shape) == len(wanted) and all(
+        want is None or not isinstance(size, int) or size == want
+        for size, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """Cut the other tokens off, bring the factors in the order (N, C, z, y, x), and join them."""
+    factors = _factors(layout)
+    grid = [k for k, f in enumerate(factors) if f.of in _LETTERS]
+    sizes = [-1 if f.of == "N" else f.size or 1 for f in factors]
+    if layout.prefix or layout.suffix:
+        cells = math.prod(sizes[k] for k in grid)
+        first, behind = grid[0], grid[-1] + 1
+        whole = [*sizes[:first], layout.prefix + cells + layout.suffix, *sizes[behind:]]
+        tensor = np.moveaxis(tensor.reshape(whole), first, 0)[layout.prefix : layout.prefix + cells]
+        tensor = np.moveaxis(tensor, 0, first)
+    n = [k for k, f in enumerate(factors) if f.of == "N"]
+    c = [k for k, f in enumerate(factors) if f.of == "C"]
+    order = sorted(grid, key=lambda k: (_LETTERS.index(factors[k].of), -factors[k].stride))
+    apart = tensor.reshape(sizes).transpose(n + c + order)
+    count = apart.shape[0] if n else 1
+    return apart.reshape(count, math.prod(sizes[k] for k in c), *grid_of(layout, tensor.shape))
+
+
+def _factors(layout: Layout) -> list[Factor]:
+    return [f for axis in layout.axes for f in axis]
+
+
+def _size(axis: Sequence[Factor]) -> int | None:
+    return None if any(f.of == "N" for f in axis) else math.prod(f.size or 1 for f in axis)
