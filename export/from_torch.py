@@ -1,15 +1,13 @@
-"""From a PyTorch model to an explainable file, through torch's own ONNX exporter.
+"""From a PyTorch model to an explainable file, through torch's own ONNX exporters.
 
-With :mod:`.torch_capture` (module outputs) and :mod:`.torch_verify` (the check against autograd) all of
-the project that imports torch; :mod:`.torch_records` reads what timm, torchvision and Hugging Face record.
+With :mod:`.torch_capture` (module outputs), :mod:`.torch_exporters` (which exporter takes the model) and
+:mod:`.torch_verify` (the check against autograd) all of the project that imports torch;
+:mod:`.torch_records` reads what timm, torchvision and Hugging Face record.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
-import io
-import logging
 import os
 import time
 import warnings
@@ -33,14 +31,13 @@ from .report import ExportReport
 from .rewrite import checked_labels, choose, copied_bytes, preprocessing
 from .scores import ScoreSpec, find_score
 from .torch_capture import Captured, Target, capturing, outputs_by_name
+from .torch_exporters import Exported, export_graph, first_line
 from .torch_records import find_labels, find_preprocess
 from .torch_verify import verify_against
 from .write import staged
 
 LayerSpec: TypeAlias = "str | nn.Module"
 Inputs: TypeAlias = "torch.Tensor | Sequence[Any] | Mapping[str, Any]"
-
-_STACK_TRACE = "pkg.torch.onnx.stack_trace"  # paths of the machine that exported
 
 
 def export_torch(
@@ -76,7 +73,8 @@ def export_torch(
         labels: the classes' names in index order; None: what the model or ``preprocess`` carries.
         dynamic_batch: leave the first axis of every input open.
         dynamic_size: leave height and width of image inputs open, too.
-        opset: of the file; 18 is the newest without gaps on CUDA.
+        opset: of the file; 18 is the newest without gaps on CUDA. torch's older exporter, which takes the
+            model where the newer one refuses it, ends at 20.
         verify: compare outputs and gradients with the model and ``torch.autograd``.
 
     Returns:
@@ -241,7 +239,7 @@ def _export(
     dynamic_batch: bool,
     dynamic_size: bool,
     opset: int,
-) -> tuple[Captured, list[str]]:
+) -> tuple[Captured, tuple[str, ...]]:
     names: list[str] = []
 
     def finish(output: Any, found: list[torch.Tensor]) -> Any:
@@ -253,23 +251,8 @@ def _export(
 
     with capturing(model, targets, finish):
         _rehearse(model, args, kwargs)
-        if dynamic_batch or dynamic_size:
-            try:
-                program = _torch_export(model, args, kwargs, dynamic_batch, dynamic_size, opset)
-                return _captured(program, targets, names), []
-            except Exception as e:
-                dynamic_error = e
-        try:
-            program = _torch_export(model, args, kwargs, False, False, opset)
-        except Exception as e:
-            raise ExportError(_why(e)) from e
-    notes = []
-    if dynamic_batch or dynamic_size:
-        notes.append(
-            "The sizes are fixed to those of example_inputs: torch could not export the model with open ones "
-            f"({_first_line(dynamic_error)})."
-        )
-    return _captured(program, targets, names), notes
+        exported = export_graph(model, args, kwargs, dynamic_batch, dynamic_size, opset)
+    return _captured(exported, targets, names), exported.notes
 
 
 def _rehearse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -282,16 +265,14 @@ def _rehearse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise
     except Exception as e:
         raise ExportError(
-            f"The model does not run on example_inputs: {_first_line(e)}. Give what its forward takes: "
+            f"The model does not run on example_inputs: {first_line(e)}. Give what its forward takes: "
             "a tensor, a tuple, or a dict by parameter."
         ) from e
 
 
-def _captured(program: Any, targets: Sequence[Target], names: Sequence[str]) -> Captured:
-    """Takes the layers off the outputs of an exported program, and gives the outputs the model's names."""
-    graph = program.model.graph
-    for node in graph.all_nodes():
-        node.metadata_props.pop(_STACK_TRACE, None)
+def _captured(exported: Exported, targets: Sequence[Target], names: Sequence[str]) -> Captured:
+    """Takes the layers off the outputs of an exported model, and gives the outputs the model's names."""
+    graph = exported.model.graph
     tensors: dict[str, str] = {}
     for t, value in zip(targets, list(graph.outputs)[len(names) :], strict=True):
         tensors[t.name] = _original(value).name or ""
@@ -301,7 +282,7 @@ def _captured(program: Any, targets: Sequence[Target], names: Sequence[str]) -> 
         renamed[value.name or ""] = name
         value.name = name
     tensors = {n: renamed.get(t, t) for n, t in tensors.items()}
-    return Captured(program.model, tensors, {v: k for k, v in renamed.items()}, program)
+    return Captured(exported.model, tensors, {v: k for k, v in renamed.items()}, exported.program)
 
 
 def _original(value: ir.Value) -> ir.Value:
@@ -311,87 +292,6 @@ def _original(value: ir.Value) -> ir.Value:
         value = node.inputs[0]
         node = value.producer()
     return value
-
-
-def _torch_export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: bool, size: bool, opset: int
-) -> Any:
-    shapes = None
-    if batch or size:
-        # torch takes a size of 1 for a constant.
-        args, kwargs = pytree.tree_map(_doubled, (args, kwargs)) if batch else (args, kwargs)
-        shapes = _dynamic_shapes(model, args, kwargs, batch, size)
-    with _quietly(), torch.no_grad():
-        program = torch.onnx.export(
-            model,
-            args,
-            kwargs=kwargs,
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=shapes,
-            verbose=False,
-            optimize=True,
-        )
-    assert program is not None
-    shapes_found = [v.shape for v in program.model.graph.inputs if v.shape is not None and len(v.shape)]
-    if batch and any(isinstance(shape[0], int) for shape in shapes_found):
-        raise ValueError("the model computes with the number of images")
-    return program
-
-
-def _doubled(x: Any) -> Any:
-    return torch.cat([x, x]) if isinstance(x, torch.Tensor) and x.ndim and x.shape[0] == 1 else x
-
-
-def _dynamic_shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: bool, size: bool
-) -> dict[str, Any]:
-    """The open axes of every input, by the names of the forward method's parameters."""
-    n = torch.export.Dim("batch") if batch else None
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-
-    def axes(x: Any) -> Any:
-        if not isinstance(x, torch.Tensor):
-            return None
-        opened: dict[int, Any] = {}
-        if n is not None and x.ndim:
-            opened[0] = n
-        if size and x.ndim == 4:
-            opened |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-        return opened
-
-    return {name: pytree.tree_map(axes, value) for name, value in bound.arguments.items()}
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporter's progress, warnings and logs; errors come through."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _why(e: BaseException) -> str:
-    return (
-        f"torch could not export the model: {_first_line(e)}. Try `torch.export.export(model, args)` alone "
-        "to see all of it, or export an ONNX file by other means and rewrite that."
-    )
-
-
-def _first_line(e: BaseException) -> str:
-    """The cause of a chain of errors, in one line."""
-    while (inner := e.__cause__ or e.__context__) is not None and inner is not e:
-        e = inner
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    return (lines[0] if lines else type(e).__name__).rstrip(".")[:300]
 
 
 def _fitting(labels: Sequence[str] | None, classes: int | None) -> Sequence[str] | None:

@@ -101,10 +101,10 @@ class Captured:
         model: as torch exported it, with the user's output names.
         tensors: the layers' values by the user's name.
         origins: what torch called the values that were renamed.
-        program: torch's ONNXProgram.
+        program: what ``torch.export`` traced; None from torch's older exporter.
     """
 
     model: ir.Model
     tensors: dict[str, str]
     origins: dict[str, str]
-    program: Any
+    program: torch.export.ExportedProgram | None

@@ -81,6 +81,8 @@ def _compare(
     targets: Sequence[Target] | None,
 ) -> tuple[float, float | None]:
     score = record.score
+    traced = captured.program is None and targets is None
+    targets = _named_after(model, record) if traced else targets
     kept: list[torch.Tensor] = []
 
     def finish(output: Any, found: list[torch.Tensor]) -> Any:
@@ -98,16 +100,31 @@ def _compare(
         outputs = outputs_by_name(model(*args, **kwargs))
     found = run(os.fspath(draft), _feeds(captured, args, kwargs))
     output_error = max(_checked_output(n, found[n], t.detach().cpu().numpy()) for n, t in outputs.items())
+    if traced and not all(_same(found[x.activations], t) for x, t in zip(record.layers, kept, strict=False)):
+        targets = None
+    gradients: Sequence[torch.Tensor | None] = [None] * len(record.layers)
     if targets is not None and score.output in outputs and (score.activation is None or score.probability):
         gradients = _gradients(explained(score, outputs[score.output], found), kept)
-    else:
-        gradients = _program_gradients(captured, args, kwargs, record, found)
+    elif captured.program is not None:
+        gradients = _program_gradients(captured.program, captured.origins, args, kwargs, record, found)
     errors = [
         _checked_gradient(layer.name, found[layer.gradients], gradient.detach().cpu().numpy())
         for layer, gradient in zip(record.layers, gradients, strict=True)
         if gradient is not None
     ]
     return output_error, max(errors) if errors else None
+
+
+def _named_after(model: nn.Module, record: Record) -> list[Target] | None:
+    """The modules whose paths the layers have in the graph of a trace; None if a layer is no module's."""
+    paths = dict(model.named_modules())
+    names = [layer.name for layer in record.layers]
+    return [Target(n, n) for n in names] if all(n in paths for n in names) else None
+
+
+def _same(ours: np.ndarray[Any, Any], theirs: torch.Tensor) -> bool:
+    array = theirs.detach().cpu().numpy()
+    return relative_error(ours, array) <= 10 * TOLERANCE.get(array.dtype.name, 0.0)
 
 
 def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> torch.Tensor | None:
@@ -158,7 +175,8 @@ class _Watching(torch.fx.Interpreter):
 
 
 def _program_gradients(
-    captured: Captured,
+    program: torch.export.ExportedProgram,
+    origins: Mapping[str, str],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     record: Record,
@@ -168,8 +186,8 @@ def _program_gradients(
 
     The exported file's values have the names of the program's.
     """
-    names = [captured.origins.get(t, t) for t in (record.score.tensor, *(x.tensor for x in record.layers))]
-    watching = _Watching(captured.program.exported_program.module(), names)
+    names = [origins.get(t, t) for t in (record.score.tensor, *(x.tensor for x in record.layers))]
+    watching = _Watching(program.module(), names)
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     with torch.enable_grad(), _quiet(), _requiring_grad(args, kwargs):
         try:

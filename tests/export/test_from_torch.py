@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import re
 
 import networks
 import numpy as np
@@ -16,6 +17,7 @@ from onnxcam.errors import ExportError, ModelError, OutputError, ScoreError, Unk
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 export_torch = pytest.importorskip("onnxcam.export").export_torch
+torch_exporters = pytest.importorskip("onnxcam.export.torch_exporters")
 nn = torch.nn
 
 pytestmark = pytest.mark.torch
@@ -437,6 +439,172 @@ def test_what_torch_cannot_export(net, image, tmp_path):
     assert "data-dependent" in str(e.value)
     assert len(str(e.value)) < 600
     assert left(tmp_path) == []
+
+
+# -- the ways of exporting ----------------------------------------------------------------------------
+
+
+class Traced(Net):
+    """torch's newer exporter knows no RReLU, its older one does."""
+
+    def __init__(self, end=None):
+        super().__init__(end)
+        self.relu = nn.RReLU()
+
+
+OLDER = r"torch's newer exporter refused the model \(No ONNX function found for .*rrelu.*\); its older one"
+
+
+@pytest.mark.parametrize("sizes", ["fixed", "batch", "all"])
+def test_the_older_exporter(sizes, image, tmp_path):
+    model, path = Traced().eval(), tmp_path / "out.cam.onnx"
+    layers = ["conv", "norm", "relu", "twice"]
+    fixed = sizes == "fixed"
+    report = export_torch(
+        model, image, path, layers=layers, dynamic_batch=not fixed, dynamic_size=sizes == "all"
+    )
+    assert re.match(OLDER, report.notes[0])
+    assert report.gradient_error < 1e-5
+    assert report.record.score.output == "output"
+    check(model, image, path, layers)
+    shape = {"fixed": (2, 3, 8, 8), "batch": (3, 3, 8, 8), "all": (1, 3, 10, 7)}[sizes]
+    check(model, torch.randn(shape), path, layers, [4] * shape[0])
+    assert vars(model).get("forward") is None
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_older_exporter_and_the_layer_unasked(image, tmp_path):
+    model, path = Traced().eval(), tmp_path / "out.cam.onnx"
+    report = export_torch(model, image, path)
+    assert report.record.layers[0].name == "twice"
+    assert report.gradient_error < 1e-5
+    raw = raw_outputs(path, image, [1, 2])
+    _, activations, gradients = networks.by_autograd(model, image, ["twice"], [1, 2])
+    np.testing.assert_allclose(raw["cam.gradients.twice"], gradients["twice"], atol=1e-6)
+    np.testing.assert_allclose(raw["cam.activations.twice"], activations["twice"], atol=1e-5)
+
+
+def test_the_older_exporter_and_a_logit_that_no_module_returns(image, tmp_path):
+    report = export_torch(Traced(nn.Softmax(1)).eval(), image, tmp_path / "out.cam.onnx", layers="relu")
+    assert report.gradient_error is None
+    assert any("was not compared with torch.autograd" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("kind", ["dict", "list", "tuple"])
+def test_the_older_exporter_and_inputs_of_many_kinds(kind, image, tmp_path):
+    class Inputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.scale = Traced(), nn.Linear(4, 5)
+
+        def forward(self, image, unused=None, half=False, facts=None, **more):
+            first, second = facts
+            y = self.net(image / 2 if half else image) + self.scale(first) - second
+            return {"logits": y, "double": 2 * y}
+
+    model, facts = Inputs().eval(), [torch.randn(2, 4), torch.randn(2, 5)]
+    given = {
+        "dict": {"facts": facts, "half": True, "image": image},
+        "list": {"image": image, "facts": facts},
+        "tuple": (image, None, False, tuple(facts)),
+    }[kind]
+    path = tmp_path / "out.cam.onnx"
+    report = export_torch(model, given, path, layers="net.relu", score="double")
+    assert re.match(OLDER, report.notes[0])
+    assert report.gradient_error < 1e-5
+    feeds = {"image": image.numpy(), "facts_0": facts[0].numpy(), "facts_1": facts[1].numpy()}
+    outputs = Explainer(path, "cpu").explain_tensor(feeds, target=1).outputs
+    expected = model(image, half=kind == "dict", facts=facts)
+    for name in ("logits", "double"):
+        np.testing.assert_allclose(outputs[name], expected[name].detach().numpy(), atol=1e-5)
+
+
+def test_a_trace_that_fixes_its_batch(image, tmp_path):
+    class Fixed(Traced):
+        def forward(self, x):
+            return super().forward(x) * float(x.shape[0])
+
+    report = export_torch(Fixed().eval(), image, tmp_path / "out.cam.onnx", layers="relu")
+    assert report.record.layers[0].shape == (2, 6, 8, 8)
+    assert any("what it recorded on one input is wrong on another" in note for note in report.notes)
+
+
+def test_a_trace_that_holds_a_number_of_its_run(image, tmp_path):
+    class Recorded(Traced):
+        def forward(self, x):
+            return super().forward(x) * float(x.abs().mean())
+
+    with pytest.raises(
+        ExportError,
+        match=r"torch could not export the model: .+ Its older exporter could not either: what it recorded "
+        r"on one input is wrong on another\. Try `torch\.export\.export",
+    ):
+        export_torch(Recorded().eval(), image, tmp_path / "out.cam.onnx", layers="relu")
+    assert left(tmp_path) == []
+
+
+def test_what_neither_exporter_takes(image, tmp_path, capfd):
+    class Neither(Net):
+        def forward(self, x):
+            return super().forward(x).kthvalue(2, 1, keepdim=True)[0]
+
+    with pytest.raises(
+        ExportError,
+        match=r"could not export the model: No ONNX function found for .*kthvalue.* Its older exporter could "
+        r"not either: Exporting the operator 'aten::kthvalue' to ONNX .* is not supported\. Try",
+    ):
+        export_torch(Neither().eval(), image, tmp_path / "out.cam.onnx")
+    assert left(tmp_path) == []
+    assert capfd.readouterr() == ("", "")
+
+
+class Attends(nn.Module):
+    """Attention over windows, of rank 5, which torch's newer exporter does not take as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 2, 2)
+        self.norm, self.qkv, self.fc = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).flatten(2).transpose(1, 2))  # (B, 16, 8)
+        windows = self.qkv(x).unflatten(1, (2, 8)).unflatten(-1, (3, 2, 4))  # (B, 2, 8, 3, 2, 4)
+        q, k, v = windows.permute(3, 0, 1, 4, 2, 5)  # (B, 2, 2, 8, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.fc(y.transpose(2, 3).reshape(x.shape).mean(1))
+
+
+def test_attention_is_written_out_where_torch_refuses_it(image, tmp_path):
+    model, path = Attends().eval(), tmp_path / "out.cam.onnx"
+    fused = nn.functional.scaled_dot_product_attention
+    exported = torch_exporters.export_graph(model, (image,), {}, True, False, 18)
+    assert exported.way == "newer exporter, attention written out, open batch"
+    assert nn.functional.scaled_dot_product_attention is fused
+    report = export_torch(model, image, path, layers="conv")
+    assert report.notes == ()
+    check(model, image, path, ["conv"])
+    check(model, torch.randn(5, 3, 8, 8), path, ["conv"], range(5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"attn_mask": torch.randn(6, 7)},
+        {"attn_mask": torch.rand(2, 1, 6, 7) > 0.3},
+        {"enable_gqa": True},
+    ],
+    ids=str,
+)
+def test_attention_written_out_is_torchs(options):
+    heads = 2 if "enable_gqa" in options else 4
+    q, k, v = torch.randn(2, 4, 6, 5), torch.randn(2, heads, 7, 5), torch.randn(2, heads, 7, 3)
+    expected = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    with torch_exporters._attention_written_out():
+        found = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_model_that_is_random(net, image, tmp_path):
