@@ -130,6 +130,12 @@ def _told(
     """With what its user should know of its sizes."""
     for node in graph.graph.all_nodes():
         node.metadata_props.pop(_STACK_TRACE, None)
+        for value in node.inputs:
+            # onnxscript forgets to list the bounds where it simplifies several clamps of one tensor.
+            if value is None or value.producer() is not None or value.is_initializer():
+                continue
+            if value.const_value is not None:
+                graph.graph.register_initializer(value)
     if taken != wanted:
         fixed = (
             "The sizes are fixed to those of example_inputs: torch could not export the model with open ones "

@@ -586,6 +586,22 @@ def test_attention_is_written_out_where_torch_refuses_it(image, tmp_path):
     check(model, torch.randn(5, 3, 8, 8), path, ["conv"], range(5))
 
 
+def test_a_tensor_that_is_clamped_twice(image, tmp_path):
+    class Clamped(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("low", torch.tensor(-0.5))
+            self.register_buffer("high", torch.tensor(0.5))
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.fc((x.clamp(self.low, self.high) * x.clamp(2 * self.low, self.high)).mean((2, 3)))
+
+    model, path = Clamped().eval(), tmp_path / "out.cam.onnx"
+    export_torch(model, image, path, layers="conv")
+    check(model, image, path, ["conv"])
+
+
 @pytest.mark.parametrize(
     "options",
     [
