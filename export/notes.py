@@ -26,7 +26,11 @@ CUDA_GAPS = {
 
 
 def notes_on(
-    graph: ir.Graph, record: Record, zero_gradient: Sequence[str], other_kernels: bool = False
+    graph: ir.Graph,
+    record: Record,
+    zero_gradient: Sequence[str],
+    other_kernels: bool = False,
+    bfloat16: bool = False,
 ) -> tuple[str, ...]:
     """Sentences about a finished graph.
 
@@ -35,8 +39,15 @@ def notes_on(
         record: its record.
         zero_gradient: layers whose gradient was zero on the input it was verified with.
         other_kernels: whether ONNX Runtime runs other integer kernels than in the source file.
+        bfloat16: whether it computes in that, and was checked as its twin.
     """
     notes = []
+    if bfloat16:
+        notes.append(
+            "The file computes in bfloat16, for which ONNX Runtime has kernels on CUDA and hardly any on the "
+            "CPU: it was checked as a copy in which each operator computes in float32 and its results are "
+            "rounded to bfloat16. Open it with providers='cuda'; for the CPU, rewrite the model in float32."
+        )
     if other_kernels:
         notes.append(
             "The file computes what its source does, node by node, but ONNX Runtime fuses quantised "

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ..contract import KEY, Preprocess, Source, read_record
 from ..errors import ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
 from ..preprocess import resolve
+from .bfloat16 import in_bfloat16
 from .explainable import add_explanation, strip
 from .from_onnx import inline, input_named, load, normalize, sha256
 from .gradients.builder import dims_of
@@ -96,6 +97,7 @@ def rewrite_onnx(
     path = None if isinstance(source, bytes) else Path(source)
     origin = Source() if path is None else Source(path.name, sha256(path))
     before = model.graph.num_nodes()
+    narrow = in_bfloat16(model.graph)
     checked = checked_labels(labels, found)
     try:
         record = add_explanation(model, chosen, known, found, recorded, checked, origin)
@@ -107,7 +109,7 @@ def rewrite_onnx(
     with staged(model, target) as draft:
         original = source if isinstance(source, bytes) else os.fspath(source)
         rounds = any(n.op_type in QUANTIZING for n in model.graph)
-        agreement = compare(original, draft, record, feeds, rounds) if verify else None
+        agreement = compare(original, draft, record, feeds, rounds, narrow) if verify else None
         size = sum(p.stat().st_size for p in draft.parent.iterdir())
     zero = agreement.zero_gradient if agreement is not None else ()
     return ExportReport(
@@ -119,7 +121,9 @@ def rewrite_onnx(
         bytes=size,
         copied_bytes=copied_bytes(model.graph),
         output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,
-        notes=notes_on(model.graph, record, zero, agreement is not None and agreement.other_kernels),
+        notes=notes_on(
+            model.graph, record, zero, agreement is not None and agreement.other_kernels, narrow and verify
+        ),
         seconds=time.perf_counter() - started,
     )
 

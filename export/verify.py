@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,13 @@ import onnx_ir as ir
 
 from ..contract import PREFIX, Preprocess, Record
 from ..errors import MissingDependency, VerificationError
+from .bfloat16 import twin
 from .gradients.builder import dims_of
 
 #: Largest difference allowed, as a share of the output's largest entry. The same arithmetic in
 #: another order of fusion differs by some 1e-6 in float32.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-2}
+TOLERANCE_OF_BFLOAT16 = 5e-2  #: of any output of a file that computes in it
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
@@ -62,9 +65,8 @@ def example_feeds(
         ]
         dtype = (value.dtype or ir.DataType.FLOAT).numpy()
         noise = rng.standard_normal(shape)
-        feeds[value.name or ""] = (noise if np.issubdtype(dtype, np.floating) else np.zeros(shape)).astype(
-            dtype
-        )
+        real = (value.dtype or ir.DataType.FLOAT).is_floating_point()
+        feeds[value.name or ""] = (noise if real else np.zeros(shape)).astype(dtype)
     return feeds
 
 
@@ -74,8 +76,9 @@ def compare(
     record: Record,
     feeds: Feeds,
     quantized: bool = False,
+    bfloat16: bool = False,
 ) -> Agreement:
-    """Run both files on one input.
+    """Run both files on one input; those that compute in bfloat16 as their twins (:mod:`.bfloat16`).
 
     Args:
         source: the original's path or bytes; it may be explainable itself.
@@ -83,23 +86,26 @@ def compare(
         record: its record.
         feeds: the inputs.
         quantized: whether they round to whole numbers, so that a last bit may become a step of a scale.
+        bfloat16: whether they compute in it, for which the CPU has no kernels.
 
     Raises:
+        ModelError: an operator takes no bfloat16 at the file's opset.
         MissingDependency: no ONNX Runtime is installed.
         VerificationError: one of them does not run, or they differ by more than :data:`TOLERANCE`.
     """
-    before = _run(source, feeds, "The original model")
-    after = _run(os.fspath(rewritten), feeds, "The rewritten model")
-    differences = _differences(before, after)
-    other_kernels = quantized and not _agree(before, differences)
-    judged = differences
-    if other_kernels:
-        judged = _differences(
-            _run(source, feeds, "The original model", optimized=False),
-            _run(os.fspath(rewritten), feeds, "The rewritten model", optimized=False),
-        )
+    files: list[str | bytes] = [source, os.fspath(rewritten)]
+    with contextlib.ExitStack() as stack:
+        if bfloat16:
+            files = [stack.enter_context(twin(file)) for file in files]
+            feeds = {name: _wide(a) for name, a in feeds.items()}
+        before, after = _run_both(files, feeds)
+        differences = _differences(before, after)
+        other_kernels = quantized and not _agree(before, differences)
+        judged = differences
+        if other_kernels:
+            judged = _differences(*_run_both(files, feeds, optimized=False))
     for name, difference in judged.items():
-        limit = _limit(before[name])
+        limit = TOLERANCE_OF_BFLOAT16 if bfloat16 else _limit(before[name])
         if not difference <= limit:
             raise VerificationError(
                 f"The rewritten model's output {name!r} differs from the original's by "
@@ -118,6 +124,15 @@ def compare(
         if not gradients.any():
             zero.append(layer.name)
     return Agreement(differences, tuple(zero), other_kernels)
+
+
+def _wide(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return a.astype(np.float32) if a.dtype.name == "bfloat16" else a
+
+
+def _run_both(files: Sequence[str | bytes], feeds: Feeds, optimized: bool = True) -> list[Feeds]:
+    names = "The original model", "The rewritten model"
+    return [_run(file, feeds, name, optimized) for file, name in zip(files, names, strict=True)]
 
 
 def _differences(before: Feeds, after: Feeds) -> dict[str, float]:

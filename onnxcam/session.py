@@ -20,6 +20,11 @@ from .providers import CPU, MISSING_LIBRARY, ON_CUDA, Provider, not_built, prelo
 
 _log = logging.getLogger("onnxcam")
 
+#: What ONNX Runtime says of an operator that none of its providers runs in the types at hand.
+_NO_KERNEL = re.compile(
+    r"implementation for (?P<op>[\w.]+)\((?P<opset>\d+)\) node with name '(?P<node>[^']*)'"
+)
+
 _DTYPES = {
     f"tensor({name})": np.dtype(kind)
     for name, kind in {
@@ -294,13 +299,19 @@ def _open(
     try:
         session = _create(ort, source, options, usable or ([(CPU, {})] if wanted else []))
     except Exception as e:  # ONNX Runtime's errors have no base but Exception
+        names = [name for name, _ in usable]
         accelerators = [name for name, _ in usable if name != CPU]
         if not accelerators or isinstance(e, _model_errors(ort)):
-            raise _load_error(ort, e, source, what) from e
+            raise _load_error(ort, e, source, what, names) from e
         try:
             session = _create(ort, source, options, [(CPU, {})])
-        except Exception as model_error:  # the file is at fault, not the provider
-            raise _load_error(ort, model_error, source, what) from e
+        except Exception as model_error:
+            no_kernel = ort.capi.onnxruntime_pybind11_state.NotImplemented
+            if not isinstance(model_error, no_kernel) or isinstance(e, no_kernel):
+                # The file is at fault, not the provider.
+                raise _load_error(ort, model_error, source, what, names) from e
+            # What the CPU has no kernels for may well be what the provider is wanted for.
+            raise ProviderError(why_not(ort, accelerators, str(e))) from e
         _refuse(why_not(ort, accelerators, str(e)), allow_fallback, e)
     for name, _ in usable:
         if name not in session.get_providers():
@@ -331,7 +342,9 @@ def _model_errors(ort: Any) -> tuple[type[Exception], ...]:
     return (state.InvalidProtobuf, state.NoSuchFile, state.InvalidGraph)
 
 
-def _load_error(ort: Any, e: Exception, source: str | bytes, what: str) -> NotOnnx | ProviderError:
+def _load_error(
+    ort: Any, e: Exception, source: str | bytes, what: str, names: Sequence[str]
+) -> NotOnnx | ProviderError:
     if isinstance(e, ValueError):  # ONNX Runtime's check of the provider arguments
         return ProviderError(f"ONNX Runtime refuses the provider options: {e}.")
     head = source[:1] if isinstance(source, bytes) else _first_byte(source)
@@ -341,6 +354,14 @@ def _load_error(ort: Any, e: Exception, source: str | bytes, what: str) -> NotOn
         if head == b"\x08":
             return NotOnnx(f"{what} is a truncated or damaged ONNX file: it ends early or cannot be parsed.")
         return NotOnnx(f"{what} is not an ONNX file.")
+    if missing := _NO_KERNEL.search(reason):
+        op, opset, node = missing.groups()
+        return ProviderError(
+            f"{' and '.join(names) or CPU} of ONNX Runtime {ort.__version__} has no kernel for {op} of opset "
+            f"{opset} at the node {node!r} in {what}: it lacks the operator or its type, as bfloat16, for "
+            "which there are kernels on CUDA and hardly any on the CPU. Open the file with providers='cuda', "
+            "or rewrite the model from its float32 version."
+        )
     return NotOnnx(f"ONNX Runtime {ort.__version__} cannot load {what}: {reason}")
 
 
