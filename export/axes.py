@@ -114,11 +114,28 @@ def reshaped(axes: Axes, source: Dims, dims: Dims) -> Axes | None:
     if len(rest) > 1:
         return None
     if rest:
-        return (*left, tuple(pool), *right)
-    if any(a.size != 1 for a in pool):
+        found = [*left, tuple(pool), *right]
+    elif all(a.size == 1 for a in pool):
+        found = [*left, *right]
+        found[0] = (*pool, *found[0])  # a batch of one
+    else:
         return None
-    found = [*left, *right]
-    return (*pool, *found[0]), *found[1:]  # a batch of one
+    return tuple(map(_tidy, found))
+
+
+def _tidy(axis: Axis) -> Axis:
+    """An axis whose neighbouring atoms are one again where they were one before."""
+    found: list[Atom | Tokens] = []
+    for a in axis:
+        last = found[-1] if found else None
+        if isinstance(a, Atom) and isinstance(last, Atom) and a.of == last.of != "N":
+            whole = size_of((last, a))
+            follows = a.of not in GRID or (a.size is not None and last.stride == a.stride * a.size)
+            if whole is not None and follows:
+                found[-1] = Atom(a.of, whole, a.stride)
+                continue
+        found.append(a)
+    return tuple(a for a in found if a.size != 1 or not isinstance(a, Atom) or a.of not in ("C", LOST))
 
 
 def _is_batch(axis: Axis, dims: Dims) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..contract import KEY, Preprocess, Source, read_record
-from ..errors import ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
+from ..errors import InputError, ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
 from ..preprocess import resolve
 from .bfloat16 import in_bfloat16
 from .explainable import add_explanation, strip
@@ -179,8 +179,8 @@ def choose(
             )
         if value not in known:
             raise UnknownLayer(
-                f"The layer {name!r} has shape {list(dims)}, in which no spatial grid is known. "
-                "`onnxcam layers MODEL` lists the layers that have one."
+                f"The layer {name!r} has shape {list(dims)}, in which no spatial grid is known: its places "
+                "are not, or no longer, the image's. `onnxcam layers MODEL` lists the layers that have one."
             )
         chosen[name] = value
     return chosen
@@ -208,6 +208,11 @@ def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -
     dims = dims_of(value) or ()
     layout: Literal["NCHW", "NHWC"] | None = None
     size = None
+    if len(dims) in (3, 5):
+        raise InputError(
+            f"The model's input {value.name!r} has shape {list(dims)}, which is no photo's: leave the "
+            "preprocessing out, and hand arrays to explain_tensor."
+        )
     if len(dims) == 4:
         layout = "NHWC" if dims[3] in (1, 3) and dims[1] not in (1, 3) else "NCHW"
         h, w = dims[1:3] if layout == "NHWC" else dims[2:4]

@@ -82,6 +82,12 @@ def test_a_window_partition():
     )
 
 
+def test_a_cut_that_is_joined_again_leaves_no_trace():
+    cut_up = reshaped(NCHW, ("N", C, H, W), ("N", 2, 2, 2, 3, W))
+    assert cut_up is not None
+    assert reshaped(cut_up, ("N", 2, 2, 2, 3, W), ("N", C, H, W)) == NCHW
+
+
 def test_what_cannot_be_reshaped():
     assert reshaped(NCHW, ("N", C, H, W), ("N", 9, "a", "b")) is None  # two open sizes
     assert reshaped(NCHW, ("N", C, H, W), ("N", C * H, 3, "a")) is None  # 3 does not divide the columns
