@@ -18,11 +18,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ..errors import ModelError, NotOnnx
+from .folding import settle_shapes
 from .gradients.add import MINIMUM_OPSET
 from .gradients.builder import dims_of
 from .gradients.expand import lift_constants
 from .gradients.registry import constant, schema
-from .shapes import infer_shapes
 
 OPSET = MINIMUM_OPSET  #: files below are converted up to it; the newest without gaps on CUDA
 _LOWEST_IR_VERSION = 8  #: what opset 18 asks for
@@ -126,7 +126,7 @@ def normalize(
     input_shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     lower: bool = False,
 ) -> ir.Model:
-    """The normal form: no functions, constants as initializers, opset 18 or newer, shapes inferred.
+    """The normal form: no functions, constants and sizes as initializers, opset 18 or newer, shapes inferred.
 
     Value names are kept, and node metadata is carried over; nothing that the graph computes changes.
     Initializers that are listed as graph inputs (IR version 3) become plain ones.
@@ -155,7 +155,7 @@ def normalize(
         model = _converted(model, opset)
     model.graph.opset_imports.setdefault("", OPSET)
     _name_nodes(model.graph)
-    infer_shapes(model)
+    settle_shapes(model)
     return model
 
 

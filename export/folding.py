@@ -1,0 +1,126 @@
+"""Arithmetic on sizes that no input moves, computed once.
+
+torch's older exporter spells the pads of a Pad as such a chain, and Keras its padding "same", from sizes that
+the file itself declares: ONNX's shape inference ends there, and with it what is known of every layer behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+from .gradients.builder import dims_of
+from .gradients.registry import constant
+from .shapes import infer_shapes
+
+_MOST = 1024  #: elements
+_RANDOM = frozenset(
+    "RandomUniform RandomNormal RandomUniformLike RandomNormalLike Bernoulli Multinomial".split()
+)
+
+Array = np.ndarray[Any, Any]
+
+
+def settle_shapes(model: ir.Model) -> None:
+    """Note the shapes of a model, in place: what is computed with them may tell more shapes.
+
+    Raises:
+        ModelError: see :func:`.shapes.infer_shapes`.
+    """
+    said = {v: v.shape for node in model.graph for v in node.outputs}
+    fold_sizes(model.graph)
+    infer_shapes(model)
+    while fold_sizes(model.graph):
+        for value in (v for node in model.graph for v in node.outputs):
+            value.shape = said[value]  # not the symbols that inference made up
+        infer_shapes(model)
+
+
+def fold_sizes(graph: ir.Graph) -> bool:
+    """Compute the nodes that make small whole numbers from constants and known sizes, in place.
+
+    What they give becomes an initializer of the same name.
+
+    Returns:
+        Whether there were any.
+    """
+    folded = False
+    for node in list(graph):
+        if node.domain or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            continue
+        array = _size(node)
+        if array is None:
+            array = _computed(node, graph.opset_imports)
+        if array is None:
+            continue
+        value = node.outputs[0]
+        tensor = ir.tensor(array, name=value.name)
+        initializer = ir.Value(
+            name=value.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        value.replace_all_uses_with(initializer)
+        graph.remove(node, safe=True)
+        graph.register_initializer(initializer)
+        folded = True
+    for node in list(graph):
+        if folded and node.op_type == "Shape" and not node.outputs[0].uses():
+            graph.remove(node, safe=True)
+    return folded
+
+
+def _size(node: ir.Node) -> Array | None:
+    """A tensor's shape, or a size that is picked from it; None if an open size is among them."""
+    index = None
+    if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[1] is not None:
+        index = constant(node.inputs[1])
+    picks = index is not None
+    shape = node.inputs[0].producer() if picks and node.inputs[0] is not None else node
+    if shape is None or shape.op_type != "Shape" or shape.domain or shape.inputs[0] is None:
+        return None
+    dims = dims_of(shape.inputs[0])
+    if dims is None:
+        return None
+    dims = dims[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(dims))]
+    sizes = np.array([d if isinstance(d, int) else -1 for d in dims], np.int64)
+    chosen = np.asarray(sizes[index] if picks else sizes)
+    return chosen if (chosen >= 0).all() else None
+
+
+def _computed(node: ir.Node, opsets: Mapping[str, int]) -> Array | None:
+    """A node's result; None if it is not arithmetic on small constant whole numbers."""
+    if (
+        node.op_type in _RANDOM
+        or not any(node.inputs)
+        or any(a.type in _GRAPHS for a in node.attributes.values())
+    ):
+        return None
+    fed = {v.name or "": constant(v) for v in node.inputs if v is not None}
+    if any(a is None or not _small(a) for a in fed.values()):
+        return None
+    graph = onnx.helper.make_graph(
+        [ir.to_proto(node)],
+        "folding",
+        [onnx.helper.make_empty_tensor_value_info(name) for name in fed],
+        [onnx.helper.make_empty_tensor_value_info(node.outputs[0].name or "")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
+    try:
+        (found,) = onnx.reference.ReferenceEvaluator(model).run(None, fed)
+    except Exception:
+        return None  # it may run elsewhere
+    return found if isinstance(found, np.ndarray) and _small(found) else None
+
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _small(array: Array) -> bool:
+    return array.dtype.kind in "iub" and array.size <= _MOST
