@@ -34,7 +34,7 @@ def captured_by(node: ir.Node) -> list[ir.Value]:
 
 def branches(op: Builder, node: ir.Node) -> list[Builder]:
     """A builder for a copy of each branch, with names of its own."""
-    return [op.inside(_copy(op, node.attributes[name].as_graph())) for name in _BRANCHES]
+    return [op.inside(copied(op, node.attributes[name].as_graph())) for name in _BRANCHES]
 
 
 def taken_branch(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
@@ -46,7 +46,7 @@ def taken_branch(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
     condition = None if node.inputs[0] is None else constant(node.inputs[0])
     if condition is None:
         return None
-    copy = _copy(op, node.attributes[_BRANCHES[not condition.item()]].as_graph())
+    copy = copied(op, node.attributes[_BRANCHES[not condition.item()]].as_graph())
     outputs = [*copy.outputs]
     copy.outputs.clear()
     for name, value in [*copy.initializers.items()]:
@@ -59,7 +59,8 @@ def taken_branch(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
     return dict(zip(node.outputs, outputs, strict=True))
 
 
-def _copy(op: Builder, graph: ir.Graph) -> ir.Graph:
+def copied(op: Builder, graph: ir.Graph) -> ir.Graph:
+    """A copy of a graph inside a node, with names of its own."""
     copy = graph.clone(allow_outer_scope_values=True)
     copy.opset_imports.update(op.graph.opset_imports)
     for inner in (copy, *(g for n in copy.all_nodes() for g in subgraphs(n))):
@@ -67,6 +68,8 @@ def _copy(op: Builder, graph: ir.Graph) -> ir.Graph:
             del inner.initializers[name]
             value.name = op.unique(f"{NODE_PREFIX}{op.scope}{name}")
             inner.register_initializer(value)
+        for value in inner.inputs:
+            value.name = op.unique(f"{NODE_PREFIX}{op.scope}{value.name}")
         for node in inner:
             node.name = op.unique(f"{NODE_PREFIX}{op.scope}{node.name or node.op_type}")
             for value in node.outputs:
@@ -92,14 +95,11 @@ def select(
     """
     types = {v: g.dtype for found in gradients for v, g in found.items()}
     for within, found in zip(inner, gradients, strict=True):
-        outputs = []
+        outputs: list[ir.Value] = []
         for value in wanted:
             g = found[value] if value in found else within.zeros_like(within.wrap(value))
             g = within.cast(g, types.get(value, g.dtype))
-            # A branch returns what is computed in it, and each of it once.
-            foreign = g.value.graph is not within.graph or g.value.producer() is None
-            if foreign or g.value in outputs:
-                g = within.Identity(within.wrap(g.value), dims=g.dims)
+            g = computed_inside(within, g, outputs)
             g.value.type = g.value.type or value.type
             outputs.append(g.value)
         within.graph.outputs[:] = outputs
@@ -118,6 +118,14 @@ def select(
     op.graph.append(made)
     op.added.append(made)
     return [Var(v, op, op.wrap(forward).dims) for v, forward in zip(made.outputs, wanted, strict=True)]
+
+
+def computed_inside(within: Builder, x: Var, others: Sequence[ir.Value]) -> Var:
+    """A graph inside a node returns what is computed in it, and each of it once."""
+    foreign = x.value.graph is not within.graph or x.value.producer() is None
+    if foreign or x.value in others:
+        return within.Identity(within.wrap(x.value), dims=x.dims)
+    return x
 
 
 def empty(graph: ir.Graph) -> None:

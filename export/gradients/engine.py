@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ...errors import LayerNotOnPath, NoGradientRule, ShapeUnknown
 from . import rules as _rules  # noqa: F401  (importing it fills the registry)
 from .builder import Builder, Dims, Var, dims_of
-from .control_flow import branches, captured_by, empty, is_if, select, subgraphs, taken_branch
+from .control_flow import branches, captured_by, copied, empty, is_if, select, subgraphs, taken_branch
 from .cotangent import Cotangent, Window, dense, total, window
 from .definitions import NoDefinition
 from .expand import expand
 from .locality import input_axes
+from .loops import Places, Scanned, backwards, close, infer, is_loop, new_input, replay
 from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized, roundings_of, within_range
 from .registry import (
     Rule,
@@ -69,12 +71,32 @@ class Step:
         indices: the inputs that the gradient flows to.
         body: what recomputes each output, if the gradient goes through a definition.
         branches: the walk inside each branch, if the node is an If.
+        loop: the walk inside the body, if it is repeated.
     """
 
     node: ir.Node
     indices: tuple[int, ...]
     body: Mapping[ir.Value, ir.Value] | None = None
     branches: tuple[_Walk, ...] = ()
+    loop: _Loop | None = None
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The walk inside a copy of a loop's body.
+
+    Attributes:
+        places: where the loop has what.
+        walk: from the states and slices that count, and what is read from outside, to the body's results.
+        states, scanned: which states and which scanned inputs count.
+        captured: what the gradient flows to outside.
+    """
+
+    places: Places
+    walk: _Walk
+    states: tuple[int, ...]
+    scanned: tuple[int, ...]
+    captured: tuple[ir.Value, ...]
 
 
 def differentiate(
@@ -161,6 +183,9 @@ class _Walk:
         for node in nodes:
             opset = self.op.opset
             captured = [v for v in dict.fromkeys(captured_by(node)) if v in self.reached]
+            if is_loop(node):
+                steps += self._plan_loop(node, captured)
+                continue
             if captured and is_if(node):
                 steps += self._plan_if(node, captured)
             elif captured:
@@ -230,6 +255,36 @@ class _Walk:
         self.reached.update(outputs)
         self._links.append((captured, outputs))
         return steps
+
+    def _plan_loop(self, node: ir.Node, captured: Sequence[ir.Value]) -> list[Step]:
+        """Through the body, for the states, slices and outer values that the gradient flows to."""
+        places = Places.of(node)
+        flowing = [v in self.reached and v is not None and _is_float(v) for v in node.inputs]
+        if not any(flowing) and not captured:
+            return []
+        states = {k for k in range(places.states) if flowing[places.index_of(k)]}
+        scanned = tuple(j for j in range(places.scanned) if flowing[places.index_of(places.states + j)])
+        while True:
+            with self.op.working_on(f"body of {node.op_type}", node.name or ""):
+                inner = self.op.inside(copied(self.op, places.body))
+            infer(self.op, places, inner.graph)
+            before, slices = places.before(inner.graph), places.slices(inner.graph)
+            behind = places.behind(inner.graph)
+            wrt = [*(before[k] for k in sorted(states)), *(slices[j] for j in scanned), *captured]
+            walk = _Walk(inner, [*behind, *places.stacked(inner.graph)], wrt)
+            # A state that depends on one that counts does so, too, from the next repetition on.
+            more = {k for k, v in enumerate(behind) if v in walk.reached and _is_float(v)} - states
+            if not more:
+                break
+            states |= more
+        self.gaps += walk.gaps
+        self.stopped += walk.stopped
+        outputs = [v for k, v in enumerate(node.outputs[: places.states]) if k in states]
+        stacked = zip(node.outputs[places.states :], places.stacked(inner.graph), strict=True)
+        outputs += [v for v, end in stacked if end in walk.reached and _is_float(end)]
+        self.reached.update(outputs)
+        self._links.append(([*node.inputs, *captured], outputs))
+        return [Step(node, (), loop=_Loop(places, walk, tuple(sorted(states)), scanned, tuple(captured)))]
 
     def _note_results(self, node: ir.Node, body: Mapping[ir.Value, ir.Value]) -> None:
         """What a definition recomputes is there already; so is what it quantises, up to rounding."""
@@ -315,6 +370,13 @@ def _reverse(
             for v, part in inside.items():
                 flowing.setdefault(v, []).append(part)
             continue
+        if step.loop is not None:
+            with op.working_on(f"vjp {node.op_type}", node.name or node.op_type):
+                through = _through_loop(op, step.loop, gs)
+            walk.gaps += step.loop.walk.gaps
+            for v, part in through:
+                flowing.setdefault(v, []).append(part)
+            continue
         for index in step.indices:
             wrt_name = input_name(node, index, op.opset)
             rule = find_rule(node, wrt_name, op.opset)
@@ -350,6 +412,82 @@ def _through_branches(op: Builder, step: Step, gs: Sequence[Cotangent | None]) -
     for inner in inner_ops:
         prune(inner)
     return dict(zip(wanted, gradients, strict=True))
+
+
+def _through_loop(op: Builder, loop: _Loop, gs: Sequence[Cotangent | None]) -> list[tuple[ir.Value, Var]]:
+    """The gradient of what a loop starts from, goes through and reads from outside."""
+    places, walk = loop.places, loop.walk
+    node, inner = places.node, walk.op
+    graph = inner.graph
+    full = [None if g is None else dense(op, g) for g in gs]
+    dtype = next(g.dtype for g in full if g is not None)
+    before, slices = places.before(graph), places.slices(graph)
+    stacked = places.stacked(graph)
+    seeds: dict[ir.Value, Var] = {}
+
+    def seed(end: ir.Value, here: Var) -> None:
+        seeds[end] = seeds[end] + here if end in seeds else here
+
+    def zeros(within: Builder, like: ir.Value) -> Var:
+        return within.cast(within.zeros_like(within.wrap(like)), dtype)
+
+    carried: list[tuple[Var, ir.Value]] = []
+    sums: list[Var] = []
+    flows: list[ir.Value] = []
+    for k in loop.states:
+        start = node.inputs[places.index_of(k)]
+        assert start is not None
+        here = new_input(inner, "state", before[k], dtype)
+        seed(places.behind(graph)[k], here)
+        g = full[k]
+        carried.append((zeros(op, start) if g is None else op.cast(g, dtype), here.value))
+        flows.append(start)
+    for value in loop.captured:
+        here = new_input(inner, "captured", value, dtype)
+        carried.append((zeros(op, value), here.value))
+        sums.append(here)
+        flows.append(value)
+    scanned: list[tuple[Var, Scanned]] = []
+    axes = places.direction("scan_output_axes", len(stacked))
+    directions = places.direction("scan_output_directions", len(stacked))
+    for g, end, axis, direction in zip(full[places.states :], stacked, axes, directions, strict=True):
+        if g is not None and end in walk.reached:
+            here = new_input(inner, "slice", end, dtype)
+            seed(end, here)
+            scanned.append((op.cast(g, dtype), Scanned(here.value, axis, 1 - direction)))
+    found = _reverse(inner, walk, seeds, walk.wrt)
+    if walk.gaps:
+        return []
+
+    def of(value: ir.Value) -> Var:
+        return inner.cast(found[value], dtype) if value in found else zeros(inner, value)
+
+    steps = [of(before[k]) for k in loop.states]
+    steps += [
+        here + inner.cast(found[v], dtype) if v in found else here
+        for here, v in zip(sums, loop.captured, strict=True)
+    ]
+    axes = places.direction("scan_input_axes", places.scanned)
+    directions = places.direction("scan_input_directions", places.scanned)
+    close(inner, [*steps, *(of(slices[j]) for j in loop.scanned)])
+    made = [Scanned(slices[j], axes[j], 1 - directions[j]) for j in loop.scanned]
+    for j, there in enumerate(node.inputs[places.index_of(places.states) :]):
+        assert there is not None
+        scanned.append((op.wrap(there), Scanned(slices[j], axes[j], 1 - directions[j])))
+        flows += [there] * (j in loop.scanned)
+    if places.counts and graph.inputs[1].uses():  # it went on
+        ir.convenience.replace_all_uses_with(graph.inputs[1], inner.const(np.asarray(True)).value)
+    prune(inner)
+    kept = [k for k, v in enumerate(before) if v.uses()]
+    if kept or places.counts:
+        number = [graph.inputs[0]] if places.counts else []
+        stacks = replay(op, places, kept)
+        for x, value in zip(stacks, [*(before[k] for k in kept), *number], strict=True):
+            scanned.append((x, Scanned(value, 0, 1)))
+    ends, tensors = backwards(op, inner, carried, scanned, made)
+    return [
+        (value, Var(g.value, op, dims_of(value))) for value, g in zip(flows, [*ends, *tensors], strict=True)
+    ]
 
 
 def _apply(walk: _Walk, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:

@@ -82,7 +82,8 @@ def definition(node: ir.Node, opset: int) -> ir.Graph | None:
 def _definition(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     """ONNX's definition of a node, which may depend on its attributes and types; None if there is none."""
     found: Any = schema(node.op_type, node.domain, opset)
-    if found is None or node.domain or any(v is not None and v.type is None for v in node.inputs):
+    ours = node.domain in ("", "ai.onnx.preview")
+    if found is None or not ours or any(v is not None and v.type is None for v in node.inputs):
         return None
     if found.has_function:
         versions = [v for v in found.function_opset_versions if v <= opset]

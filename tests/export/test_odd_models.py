@@ -248,7 +248,7 @@ def test_a_layer_inside_a_branch_is_refused(tmp_path, name):
 LOOP = (
     "n = Constant<value=int64 {2}>() go = Constant<value=bool {1}>() "
     "k = Loop(n, go, r) <body = g1 (int64 i, bool a, float[N,4,8,8] q) => (bool b2, float[N,4,8,8] s) "
-    "{ b2 = Identity(a) s = Sin(q) }> "
+    "{ b2 = Identity(a) both = SequenceConstruct(q, q) j = Cast<to=7>(a) s = SequenceAt(both, j) }> "
 )
 
 
@@ -258,7 +258,7 @@ def test_what_is_refused_names_the_layers_that_can_be_explained(tmp_path):
     )
     # Inference takes a loop's result to be of any size; exporters write down what it is.
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("k", 1, ["N", 4, 8, 8]))
-    with pytest.raises(NoGradientRule, match="how often it repeats its body") as caught:
+    with pytest.raises(NoGradientRule, match="it handles a sequence of tensors") as caught:
         explained(model, tmp_path, layers="r")
     named = str(caught.value).partition("These layers can be explained: ")[2]
     assert named == "'m', 't'."
@@ -273,7 +273,8 @@ def test_what_is_refused_says_if_no_layer_lies_behind_it(tmp_path):
     body = (
         "p = GlobalAveragePool(r) f = Flatten(p) u = Gemm<transB=1>(f, v, b) n = Constant<value=int64 {2}>() "
         "go = Constant<value=bool {1}>() y = Loop(n, go, u) <body = g1 (int64 i, bool p3, float[N,5] q) => "
-        "(bool p2, float[N,5] s) { p2 = Identity(p3) s = Sin(q) }>"
+        "(bool p2, float[N,5] s) { p2 = Identity(p3) t = SequenceConstruct(q, q) j = Cast<to=7>(p3) "
+        "s = SequenceAt(t, j) }>"
     )
     with pytest.raises(NoGradientRule, match=r"No layer lies behind them\.$"):
         explained(nets.cnn(body=body), tmp_path, layers="r")

@@ -4,7 +4,7 @@ A definition is ONNX's text of a function body: what a QLinearConv computes, wri
 DequantizeLinear, Conv and QuantizeLinear. :mod:`..expand` takes gradients and shapes through it.
 """
 
-from . import attention, fused, normalization, quantized
+from . import attention, fused, normalization, quantized, recurrent
 from .registry import Call, NoDefinition, defined, find, signature
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "fused",
     "normalization",
     "quantized",
+    "recurrent",
     "signature",
 ]

@@ -2,15 +2,9 @@
 
 from ..registry import refuse, stop
 
-_REPEATS = "how often it repeats its body is known at run time alone"
-_RECURRENT = "it is recurrent: each of its steps depends on the one before"
 _SEQUENCE = "it handles a sequence of tensors, whose length is known at run time alone"
 _OPTIONAL = "it handles a value that may be absent"
 
-for _op in ("Loop", "Scan"):
-    refuse(_op, _REPEATS)
-for _op in ("LSTM", "GRU", "RNN"):
-    refuse(_op, _RECURRENT)
 for _op in (
     "SequenceConstruct",
     "SequenceEmpty",

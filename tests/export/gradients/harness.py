@@ -107,9 +107,8 @@ def forward(
 ) -> onnx.ModelProto:
     """The case as a model; ``dims`` replaces the declared shapes of inputs (None: not even the rank)."""
     word = {DOUBLE: "double", FLOAT: "float", HALF: "float16"}[dtype]
-    body = case.text.replace(";", "\n").replace(
-        "FLOAT", str(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-    )
+    number = str(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    body = case.text.replace(";", "\n").replace("FLOAT", number).replace("TYPE", word)
     model = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : {case.opset}, "ai.onnx.ml" : 3]>\n'
         f"g () => ({word} y) {{ {body} }}"

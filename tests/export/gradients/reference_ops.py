@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from . import reference_sampling
+from . import reference_loops, reference_sampling
 
 Array = np.ndarray[Any, Any]
 
@@ -178,4 +178,5 @@ KERNELS = [
     LRN,
     LpNormalization,
     *reference_sampling.KERNELS,
+    *reference_loops.KERNELS,
 ]

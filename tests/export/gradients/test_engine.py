@@ -338,11 +338,7 @@ def test_a_rule_that_needs_a_constant_is_a_gap_too() -> None:
             r"On the way, ArgMax 'a' lets nothing through \(its result is a whole number\)",
         ),
         ("a = Round(x); y = Exp(a)", "x", r"Round 'a' lets nothing through \(piecewise constant"),
-        (
-            "a = Shape(x); b = Cast<to=FLOAT>(a); y = Exp(b)",
-            "x",
-            r"Shape 'a' lets nothing through \(it reads the shape",
-        ),
+        ("a = EyeLike(x); y = Exp(a)", "x", r"EyeLike 'a' lets nothing through \(it reads the shape"),
         (
             "a = Relu(x); y = Exp(x)",
             "a",
