@@ -5,6 +5,7 @@ How a detector keeps its boxes is its *head*:
 =======  ==========================================================================================
 yolov5   one output (N, A, 5 + K): cx, cy, w, h in pixels, objectness, class scores (also v7; v6, v3)
 yolov8   one output (N, 4 + K, A): cx, cy, w, h in pixels, class scores (also v9, v11)
+yolov10  one output (N, A, 6) without need of suppression: x1, y1, x2, y2 in pixels, score, class (also v26)
 yolox    one output (N, A, 5 + K) as the network makes it: offsets and log-sizes in cells of the
          grids of stride 8, 16 and 32, objectness, class scores
 detr     two outputs: class logits (N, A, K + 1), the last of them "nothing"; boxes (N, A, 4), cx, cy, w, h
@@ -30,6 +31,7 @@ from .found import (
     Choice,
     FoundScore,
     ScoreSpec,
+    Units,
     arg_max,
     find_tensor,
     given,
@@ -47,14 +49,17 @@ class Detections:
     """What a head holds, as operands.
 
     Attributes:
-        boxes: (N, A, 4) x1, y1, x2, y2 in pixels of the model's input.
+        boxes: (N, A, 4) x1, y1, x2, y2 in the head's units.
         confidence: (N, A, K).
-        seeds: from the one-hot row (N, A, 1), the class (N,) and its one-hot (N, 1, K) to the cotangents.
+        seeds: from the one-hot row (N, A, 1), its index (N,) and the class's one-hot (N, 1, K) to the
+            cotangents.
+        labels: (N, A) int64, where each row is of one class alone; then K is 1.
     """
 
     boxes: Var
     confidence: Var
     seeds: Callable[[Var, Var, Var], dict[ir.Value, Var]]
+    labels: Var | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class _Head:
     values: tuple[ir.Value, ...]
     classes: int | None
     read: Callable[[Builder], Detections]
+    units: Units = "pixels"
 
 
 def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
@@ -71,28 +77,43 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     it best (overlap times confidence), of the given class if there is one.
     """
     head = _HEADS[spec.head or _told(graph, spec)](graph, spec)
+    shares = (spec.box_units or head.units) == "shares"
+    size = _image_size(graph) if shares else (1, 1)
 
     def choose(op: Builder) -> Choice:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
         box = optional_input(op, BOX, np.full((1, 1), np.nan, dtype=np.float32))
         found = head.read(op)
         n, a, k = found.confidence.shape
+        boxes = found.boxes
+        if shares:
+            pixels = boxes * op.const(np.asarray([size[1], size[0]] * 2, np.float32))
+            boxes = Var(pixels.value, op, boxes.dims)
         # A class that was asked for leaves the others at 0.
         column = op.Unsqueeze(index, [1, 2], dims=(index.shape[0], 1, 1))
-        asked = op.Or(column < 0, op.binary("Equal", column, op.iota(found.confidence, 2)))
+        own = (
+            op.iota(found.confidence, 2)
+            if found.labels is None
+            else op.Unsqueeze(found.labels, [2], dims=(n, a, 1))
+        )
+        asked = op.Or(column < 0, op.binary("Equal", column, own))
         confidence = Var((found.confidence * op.mask(asked, found.confidence)).value, op, (n, a, k))
         best = op.node("ReduceMax", [confidence, [2]], {"keepdims": 0}, (n, a))
-        fits = op.where(given(op, box), _overlap(op, found.boxes, box), op.const(np.ones((), np.float32)))
+        fits = op.where(given(op, box), _overlap(op, boxes, box), op.const(np.ones((), np.float32)))
         at = arg_max(op, Var((op.cast(best, ir.DataType.FLOAT) * fits).value, op, (n, a)), 1)
         classes = pick_row(op, confidence, at)
         wanted = arg_max(op, classes, 1)
         row = hot(op, at, op.slice(confidence, [0], [1], [2]), 1)
         of_class = op.Unsqueeze(hot(op, wanted, classes, 1), [1], dims=(n, 1, k))
+        score = pick(op, classes, wanted)
+        if found.labels is not None:  # perhaps no row is of the class that was asked for
+            row = Var((row * op.mask(asked, row)).value, op, row.dims)
+            wanted = op.where(index < 0, pick(op, found.labels, at), index)
         return Choice(
             found.seeds(row, at, of_class),
-            lambda: op.cast(pick(op, classes, wanted), ir.DataType.FLOAT),
+            lambda: op.cast(score, ir.DataType.FLOAT),
             lambda: wanted,
-            {CHOSEN_BOX: pick_row(op, found.boxes, at)},
+            {CHOSEN_BOX: pick_row(op, boxes, at)},
         )
 
     first = head.values[0]
@@ -118,7 +139,8 @@ def _told(graph: ir.Graph, spec: ScoreSpec) -> str:
         case (_, _, int(c)) if c > 5:
             raise ScoreError(
                 f"Whether the boxes in {list(dims)} are decoded cannot be seen: name the head with "
-                '`score={"task": "detection", "head": "yolov5"}` (pixels) or "yolox" (cells of the grid).'
+                '`score={"task": "detection", "head": "yolov5"}` (pixels) or "yolox" (cells of the grid)'
+                + (', or "yolov10" (x1, y1, x2, y2, score, class).' if c == 6 else ".")
             )
     raise ScoreError(
         f"No detector's head is known in {'an unknown shape' if dims is None else list(dims)}: name it with "
@@ -169,6 +191,29 @@ def _yolo(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     return _Head((value,), width - first, read)
 
 
+def _rows(graph: ir.Graph, spec: ScoreSpec) -> _Head:
+    value = find_tensor(graph, spec.output)
+    dims = dims_of(value)
+    if dims is None or len(dims) != 3 or dims[2] != 6:
+        raise ScoreError(
+            f"The score {value.name!r} has shape {'unknown' if dims is None else list(dims)}; the head "
+            "'yolov10' has [N, A, 6]."
+        )
+
+    def read(op: Builder) -> Detections:
+        y = op.single(op.wrap(value))
+        n, a, _ = y.shape
+        labels = op.cast(op.Squeeze(op.slice(y, [5], [6], [2]), [2], dims=(n, a)), ir.DataType.INT64)
+
+        def seeds(row: Var, at: Var, column: Var) -> dict[ir.Value, Var]:
+            return {value: Var((row * op.pad(column, [0, 0, 4], [0, 0, 1])).value, op, y.dims)}
+
+        boxes = op.cast(op.slice(y, [0], [4], [2]), ir.DataType.FLOAT)
+        return Detections(boxes, op.slice(y, [4], [5], [2]), seeds, labels)
+
+    return _Head((value,), None, read)
+
+
 def _detr(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     boxes = _boxes_output(graph, spec)
     others = [v for v in graph.outputs if v is not boxes and _ranked(v, 3)]
@@ -181,7 +226,6 @@ def _detr(graph: ir.Graph, spec: ScoreSpec) -> _Head:
             f"{', '.join(f'{v.name!r} {list(dims_of(v) or ())}' for v in graph.outputs)}. Name them: "
             '`score={"task": "detection", "output": ..., "boxes": ...}`.'
         )
-    size = _image_size(graph)
     nothing = spec.head == "detr"
     classes = dims[2] - nothing
 
@@ -195,17 +239,16 @@ def _detr(graph: ir.Graph, spec: ScoreSpec) -> _Head:
             return {scores: Var(whole.value, op, z.dims)}
 
         corners = _corners(op, op.cast(op.wrap(boxes), ir.DataType.FLOAT))
-        pixels = corners * op.const(np.asarray([size[1], size[0]] * 2, np.float32))
-        return Detections(Var(pixels.value, op, corners.dims), confidence, seeds)
+        return Detections(corners, confidence, seeds)
 
-    return _Head((scores,), classes, read)
+    return _Head((scores,), classes, read, "shares")
 
 
 def _suppressed(graph: ir.Graph, spec: ScoreSpec) -> _Head:
     nodes = [n for n in graph if n.op_type == "NonMaxSuppression"]
     if not nodes:
         raise ScoreError("The head 'nms' needs a NonMaxSuppression in the graph, and there is none.")
-    node = nodes[0]
+    node = nodes[-1]  # a first one may choose the regions that are looked at (Faster R-CNN)
     boxes, scores = node.inputs[0], node.inputs[1]
     assert boxes is not None
     assert scores is not None
@@ -235,6 +278,7 @@ def _suppressed(graph: ir.Graph, spec: ScoreSpec) -> _Head:
 _HEADS: dict[str, Callable[[ir.Graph, ScoreSpec], _Head]] = {
     "yolov5": _yolo,
     "yolov8": _yolo,
+    "yolov10": _rows,
     "yolox": _yolo,
     "detr": _detr,
     "rtdetr": _detr,

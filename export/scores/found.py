@@ -27,7 +27,8 @@ _ACTIVATIONS = {
 }
 _ROUNDING = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
-HeadName = Literal["yolov5", "yolov8", "yolox", "detr", "rtdetr", "nms"]
+HeadName = Literal["yolov5", "yolov8", "yolov10", "yolox", "detr", "rtdetr", "nms"]
+Units = Literal["pixels", "shares"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -45,6 +46,7 @@ class ScoreSpec:
         head: how a detector keeps its boxes; see :mod:`onnxcam.export.scores.detection`.
         background: a segmentation's class that is nobody's top class; None: 0 if it is labelled so.
         boxes: the output with a detector's boxes, where it has one of its own; None: found by its shape.
+        box_units: ``pixels`` of the model's input, or ``shares`` of it; None: as the head has them.
     """
 
     output: str | None = None
@@ -54,6 +56,7 @@ class ScoreSpec:
     head: HeadName | None = None
     background: int | None = None
     boxes: str | None = None
+    box_units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,11 @@ def as_spec(score: str | Mapping[str, Any] | ScoreSpec | None, probability: bool
         spec = ScoreSpec(**given)
     else:
         spec = ScoreSpec(output=score)
-    for what, value, choices in (("task", spec.task, TASKS), ("head", spec.head, get_args(HeadName))):
+    for what, value, choices in (
+        ("task", spec.task, TASKS),
+        ("head", spec.head, get_args(HeadName)),
+        ("unit of boxes", spec.box_units, get_args(Units)),
+    ):
         if value is not None and value not in choices:
             raise ScoreError(
                 f"There is no {what} {value!r}.{nearest(str(value), list(choices))} "

@@ -17,6 +17,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     The score is the sum of the class's logits over the region (Vinogradova et al. 2020, "Towards
     Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping", eq. 1). Without a
     region it is the pixels that the model gives to the class; without a class, the one with most pixels.
+    Of one map alone the pixels count that are more likely than not: a logit above 0, a probability above 0.5.
     """
     chosen = find_tensor(graph, spec.output)
     name = spec.output or chosen.name or ""
@@ -41,6 +42,10 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         wished = optional_input(op, REGION, np.full((1, 1, 1), np.nan, dtype=np.float32))
         y, output = op.single(op.wrap(value)), op.single(op.wrap(chosen))
         labels = arg_max(op, output, axis)
+        if classes == 1:
+            likely = output > (0.5 if activation == "sigmoid" or spec.probability else 0.0)
+            likely = op.Squeeze(op.cast(likely, ir.DataType.INT64), [axis], dims=labels.dims)
+            labels = Var((likely - 1).value, op, labels.dims)  # -1: of no class
         top = _most_pixels(op, labels, output, axis, spec.background)
         wanted = op.Where(index < 0, top, index, dims=y.shape[:1])
         mine = op.mask(op.Equal(labels, op.Unsqueeze(wanted, [1, 2], dims=(y.shape[0], 1, 1))), wished)

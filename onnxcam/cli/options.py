@@ -32,10 +32,16 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--head",
-        choices=("yolov5", "yolov8", "yolox", "detr", "rtdetr", "nms"),
+        choices=("yolov5", "yolov8", "yolov10", "yolox", "detr", "rtdetr", "nms"),
         help='how a detector keeps its boxes (README, "Which score")',
     )
     parser.add_argument("--boxes", metavar="OUTPUT", help="a detector's output of boxes, if it has one")
+    parser.add_argument(
+        "--box-units",
+        choices=("pixels", "shares"),
+        help="whether a detector's boxes are in pixels of the model's input or in shares of it "
+        "(default: as the head has them)",
+    )
     parser.add_argument(
         "--background", type=int, metavar="CLASS", help="a segmentation's class that is nobody's top class"
     )
@@ -57,7 +63,7 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 
 def score(args: argparse.Namespace) -> dict[str, Any] | str | None:
     """What the options of :func:`add_score` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
-    fields = {name: getattr(args, name) for name in ("task", "head", "boxes", "background")}
+    fields = {name: getattr(args, name) for name in ("task", "head", "boxes", "box_units", "background")}
     fields = {name: value for name, value in fields.items() if value is not None}
     if args.seed:
         fields["seed"] = True if args.seed == [True] else [args.score if s is True else s for s in args.seed]

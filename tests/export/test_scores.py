@@ -239,6 +239,30 @@ def test_the_automatic_layer_of_a_segmentation_still_looks_around():
     assert "coarsest grid" in first.why
 
 
+@pytest.mark.parametrize(("end", "probability"), [("Identity", False), ("Sigmoid", False), ("Sigmoid", True)])
+def test_of_one_map_the_likely_pixels_count(tmp_path, end, probability):
+    """Object or not: a single map has no other class to be compared with."""
+    net = nets.model(
+        f"r = Conv(x, eye) c = Conv<pads=[1,1,1,1]>(r, w, b) y = {end}(c)",
+        "float[N,3,6,5] x",
+        "float[N,1,6,5] y",
+        {**nets.weights(w=(1, 3, 3, 3)), "b": np.array([0.8], np.float32), **EYE},
+    )
+    file = Rewritten(net, tmp_path, {"task": "segmentation"}, probability=probability)
+    x = images(net)
+    out = file.run(x)
+    sigmoid = end == "Sigmoid"
+    logits = np.log(out["y"] / (1 - out["y"])) if sigmoid else out["y"]
+    likely = logits > 0
+    assert 0.1 < likely.mean() < 0.9
+    value = out["y"] if probability else logits
+    np.testing.assert_allclose(out[SCORE], (value * likely).sum((1, 2, 3)), rtol=1e-4)
+    region = likely[:, 0].astype(np.float32)
+    np.testing.assert_allclose(
+        file.run(x, **fed(REGION, region))["cam.gradients.r"], out["cam.gradients.r"], rtol=1e-5, atol=1e-6
+    )
+
+
 # -- detection ----------------------------------------------------------------------------------------
 
 
@@ -253,6 +277,10 @@ def detections(name: str, out: dict[str, Array]) -> tuple[Array, Array]:
     if name == "yolov8":
         y = out["y"].transpose(0, 2, 1)
         return corners(y[..., :4]), y[..., 4:]
+    if name == "shares":
+        return corners(out["y"].transpose(0, 2, 1)[..., :4]) * np.array([8, 6, 8, 6]), out["y"].transpose(
+            0, 2, 1
+        )[..., 4:]
     boxes = corners(out["pred_boxes"]) * np.array([8, 6, 8, 6])
     e = np.exp(out["scaled"])
     if name == "detr":
@@ -294,6 +322,80 @@ def test_a_detection_by_class_and_by_box(tmp_path, head):
     for i in range(3):
         value = overlap(boxes[i], asked[i]) * confidence[i].max(1)
         np.testing.assert_allclose(found[CHOSEN_BOX][i], boxes[i, value.argmax()], rtol=1e-5, atol=1e-5)
+
+
+def test_boxes_in_shares_of_the_image(tmp_path):
+    """What TensorFlow's exports of YOLO give."""
+    file = Rewritten(YOLOV8, tmp_path, {"head": "yolov8", "box_units": "shares"})
+    out = file.run(images(YOLOV8))
+    boxes, confidence = detections("shares", out)
+    at = confidence.reshape(3, -1).argmax(1) // 4
+    np.testing.assert_allclose(out[CHOSEN_BOX], boxes[range(3), at], rtol=1e-5, atol=1e-5)
+
+
+#: Rows of a box, a score and a class: 2, 1, 2, 1, ...
+ROWS = nets.model(
+    f"r = Conv(x, eye) {_BOXES} boxes, logits = Split<axis=2>(t, k) p = Sigmoid(logits) "
+    "y = Concat<axis=2>(boxes, p, kinds)",
+    "float[3,3,6,8] x",
+    "float[3,12,6] y",
+    {
+        **EYE,
+        **nets.weights(w=(5, 3, 2, 2)),
+        "b": BOX_BIAS[:5],
+        "s": np.array([0, 5, -1]),
+        "k": np.array([4, 1]),
+        "kinds": np.tile(np.array([2, 1], np.float32), (3, 6))[..., None],
+    },
+)
+
+
+def test_rows_that_say_their_class(tmp_path):
+    """YOLOv10: nothing is suppressed, and no row has more than one class."""
+    file = Rewritten(ROWS, tmp_path, {"head": "yolov10"})
+    assert file.record.score.classes is None
+    x = images(ROWS)
+    out = file.run(x)
+    at = out["y"][..., 4].argmax(1)
+    np.testing.assert_array_equal(out[CLASS], out["y"][range(3), at, 5])
+    np.testing.assert_array_equal(out[SCORE], out["y"][range(3), at, 4])
+    np.testing.assert_array_equal(out[CHOSEN_BOX], out["y"][range(3), at, :4])
+    asked = file.run(x, **fed(CLASS_INDEX, [1, 2, 7]))
+    np.testing.assert_array_equal(asked[CLASS], [1, 2, 7])
+    of_class = [np.where(y[:, 5] == k, y[:, 4], 0) for y, k in zip(out["y"], (1, 2, 7), strict=True)]
+    np.testing.assert_array_equal(asked[SCORE], np.max(of_class, axis=1))
+    gradients = asked["cam.gradients.r"]
+    assert gradients[:2].any(axis=(1, 2, 3)).all()
+    assert not gradients[2].any()  # no row is of class 7
+    best = np.argmax(of_class[:2], axis=1)
+    slope = file.slope_error(
+        x, lambda o: np.append(o["y"][range(2), best, 4], 0), **fed(CLASS_INDEX, [1, 2, 7])
+    )
+    assert slope < 2e-3
+
+
+def test_the_last_suppression_is_the_detectors(tmp_path):
+    """A first one chooses the regions that are looked at, as in Faster R-CNN."""
+    body = (
+        f"r = Conv(x, eye) {_BOXES} {_PARTS} p = Sigmoid(logits) scores = Transpose<perm=[0,2,1]>(p) "
+        "any = ReduceMax<keepdims=1>(scores, one) "
+        "regions = NonMaxSuppression(boxes, any, most, overlap, least) "
+        "kept = NonMaxSuppression(boxes, scores, most, overlap, least)"
+    )
+    net = nets.model(
+        body,
+        "float[1,3,6,8] x",
+        "int64[M,3] kept, int64[L,3] regions",
+        {
+            **YOLO_WEIGHTS,
+            "one": np.array([1]),
+            "most": np.array([3]),
+            "overlap": np.array([0.5], np.float32),
+            "least": np.array([0.1], np.float32),
+        },
+    )
+    file = Rewritten(net, tmp_path)
+    assert (file.record.score.tensor, file.record.score.classes) == ("scores", 4)
 
 
 def overlap(boxes: Array, box: Array) -> Array:
