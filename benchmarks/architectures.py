@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from models import build
@@ -34,12 +34,54 @@ TIMM = """
 """.split()
 
 
-def _hugging_face() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """{name: (model class, configuration class, a small configuration)}."""
+#: Networks of timm that are built smaller than their smallest name: too large for the time or the memory.
+SMALLER: dict[str, dict[str, Any]] = {
+    "deepseek_vit_412m": {"img_size": 224, "depth": 4},
+    "gemma4_vit_167m": {"img_size": 224, "depth": 4},
+    "qwen3_vit_88m": {"img_size": 224},
+    "sequencer2d_s": {"layers": (1, 1, 2, 1)},
+}
+
+
+class Family(NamedTuple):
+    """A Hugging Face architecture.
+
+    Attributes:
+        model: the class.
+        config: its configuration's class.
+        fields: a small configuration; a pair in it is another configuration's class and fields.
+        side: of its images, where the configuration does not say.
+    """
+
+    model: str
+    config: str
+    fields: dict[str, Any]
+    side: int = 64
+
+
+def _hugging_face() -> dict[str, Family]:
     vit = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
     tower = {**vit, "image_size": 64, "patch_size": 8}
     stages = {"depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "embed_dim": 24, "window_size": 4}
-    return {
+    four = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+    attends = {**four, "num_attention_heads": [1, 2, 3, 4]}
+    names = ["stage1", "stage2", "stage3", "stage4"]
+
+    def resnet(stages: list[str], kind: str = "ResNetConfig") -> tuple[str, dict[str, Any]]:
+        return kind, {**four, "embedding_size": 16, "layer_type": "basic", "out_features": stages}
+
+    transformer = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "num_queries": 10,
+    }
+    detr = {**transformer, "use_timm_backbone": False, "backbone_config": resnet(names[3:])}
+    families = {
         "vit": ("ViTForImageClassification", "ViTConfig", tower),
         "deit": ("DeiTForImageClassification", "DeiTConfig", tower),
         "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", {**tower, "mlp_ratio": 2}),
@@ -122,7 +164,141 @@ def _hugging_face() -> dict[str, tuple[str, str, dict[str, Any]]]:
                 "fusion_hidden_size": 32,
             },
         ),
+        "detr": ("DetrForObjectDetection", "DetrConfig", detr, 128),
+        "conditional_detr": ("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", detr, 128),
+        "table_transformer": ("TableTransformerForObjectDetection", "TableTransformerConfig", detr, 128),
+        "deformable_detr": (
+            "DeformableDetrForObjectDetection",
+            "DeformableDetrConfig",
+            {**detr, "backbone_config": resnet(names[1:])},
+            128,
+        ),
+        "dab_detr": (
+            "DabDetrForObjectDetection",
+            "DabDetrConfig",
+            {**{k: v for k, v in detr.items() if k != "d_model"}, "hidden_size": 32},
+            128,
+        ),
+        "rt_detr": (
+            "RTDetrForObjectDetection",
+            "RTDetrConfig",
+            {
+                **transformer,
+                "backbone_config": resnet(names[1:], "RTDetrResNetConfig"),
+                "encoder_layers": 1,
+                "encoder_hidden_dim": 32,
+                "encoder_in_channels": [32, 48, 64],
+                "decoder_in_channels": [32, 32, 32],
+                "hidden_expansion": 0.5,
+            },
+            128,
+        ),
+        "maskformer": (
+            "MaskFormerForInstanceSegmentation",
+            "MaskFormerConfig",
+            {
+                "backbone_config": resnet(names),
+                "decoder_config": ("DetrConfig", detr),
+                "fpn_feature_size": 32,
+                "mask_feature_size": 32,
+            },
+            128,
+        ),
+        "upernet": (
+            "UperNetForSemanticSegmentation",
+            "UperNetConfig",
+            {
+                "backbone_config": ("ConvNextConfig", {**four, "out_features": names}),
+                "hidden_size": 32,
+                "use_auxiliary_head": False,
+            },
+            128,
+        ),
+        "beit_segmentation": (
+            "BeitForSemanticSegmentation",
+            "BeitConfig",
+            {**tower, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "use_auxiliary_head": False},
+        ),
+        "mobilevit_segmentation": (
+            "MobileViTForSemanticSegmentation",
+            "MobileViTConfig",
+            {
+                "hidden_sizes": [24, 32, 48],
+                "neck_hidden_sizes": [8, 16, 24, 32, 48, 64, 96],
+                "image_size": 128,
+            },
+        ),
+        "glpn": ("GLPNForDepthEstimation", "GLPNConfig", {**attends, "decoder_hidden_size": 16}, 128),
+        "depth_anything": (
+            "DepthAnythingForDepthEstimation",
+            "DepthAnythingConfig",
+            {
+                "backbone_config": (
+                    "Dinov2Config",
+                    {
+                        **vit,
+                        "num_hidden_layers": 4,
+                        "mlp_ratio": 2,
+                        "image_size": 56,
+                        "out_features": names,
+                        "reshape_hidden_states": False,
+                    },
+                ),
+                "reassemble_hidden_size": 48,
+                "neck_hidden_sizes": [16, 24, 32, 48],
+                "fusion_hidden_size": 16,
+                "head_hidden_size": 8,
+            },
+            56,
+        ),
+        "convnextv2": ("ConvNextV2ForImageClassification", "ConvNextV2Config", {**four, "image_size": 64}),
+        "focalnet": (
+            "FocalNetForImageClassification",
+            "FocalNetConfig",
+            {"embed_dim": 16, "depths": [1, 1, 2, 1], "image_size": 64},
+        ),
+        "regnet": (
+            "RegNetForImageClassification",
+            "RegNetConfig",
+            {**four, "embedding_size": 16, "groups_width": 8},
+        ),
+        "bit": (
+            "BitForImageClassification",
+            "BitConfig",
+            {
+                "embedding_size": 16,
+                "hidden_sizes": [32, 64, 96, 128],
+                "depths": [1, 1, 1, 1],
+                "num_groups": 8,
+            },
+        ),
+        "pvt": ("PvtForImageClassification", "PvtConfig", {**attends, "image_size": 64}),
+        "pvt_v2": ("PvtV2ForImageClassification", "PvtV2Config", {**attends, "image_size": 64}),
+        "mobilenet_v2": (
+            "MobileNetV2ForImageClassification",
+            "MobileNetV2Config",
+            {"depth_multiplier": 0.25, "image_size": 64},
+        ),
+        "mobilevitv2": (
+            "MobileViTV2ForImageClassification",
+            "MobileViTV2Config",
+            {"width_multiplier": 0.25, "image_size": 64, "n_attn_blocks": [1, 1, 1]},
+        ),
+        "swiftformer": (
+            "SwiftFormerForImageClassification",
+            "SwiftFormerConfig",
+            {"depths": [1, 1, 2, 1], "embed_dims": [16, 32, 48, 64]},
+        ),
+        "hiera": (
+            "HieraForImageClassification",
+            "HieraConfig",
+            {"embed_dim": 16, "depths": [1, 1, 2, 1], "image_size": [64, 64], "num_heads": [1, 2, 4, 8]},
+        ),
+        "data2vec_vision": ("Data2VecVisionForImageClassification", "Data2VecVisionConfig", tower),
+        "vit_msn": ("ViTMSNForImageClassification", "ViTMSNConfig", tower),
+        "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", {**tower, "num_register_tokens": 2}),
     }
+    return {name: Family(*entry) for name, entry in families.items()}
 
 
 HUGGING_FACE = _hugging_face()
@@ -131,22 +307,23 @@ HUGGING_FACE = _hugging_face()
 def build_any(name: str) -> tuple[Any, Any]:
     """A network in evaluation mode, random weights, and a batch of two images.
 
-    What a segmenter, a detector or an image tower returns is averaged to one number per class.
+    What a segmenter, a detector, an estimator of depth or an image tower returns is averaged to one number
+    per class.
     """
     import torch
 
-    side = 224
     if name.startswith("hf:"):
         model, side = _of_hugging_face(name.removeprefix("hf:"))
-    else:
-        model = build(f"timm:{name}")
-        channels, side, _ = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
-        images = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            if model(images).ndim != 2:
-                model = _averaged(model, lambda y: y.flatten(1, -2).mean(1))
-        return model, images
-    return model, torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        return model, torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    fields = SMALLER.get(name, {})
+    model = build(f"timm:{name}", **fields)
+    channels, side, _ = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    side = fields.get("img_size", side)
+    images = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if model(images).ndim != 2:
+            model = _averaged(model, lambda y: y.flatten(1, -2).mean(1))
+    return model, images
 
 
 def _of_hugging_face(name: str) -> tuple[Any, int]:
@@ -156,20 +333,24 @@ def _of_hugging_face(name: str) -> tuple[Any, int]:
 
     import_torchvision()
     torch.manual_seed(0)
-    model_class, config_class, fields = HUGGING_FACE[name]
-    config = getattr(transformers, config_class)(**fields)
-    side = fields.get("image_size", 64)
-    model = getattr(transformers, model_class)(config).eval()
+    family = HUGGING_FACE[name]
+
+    def configured(kind: str, fields: dict[str, Any]) -> Any:
+        fields = {k: configured(*v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        return getattr(transformers, kind)(**fields)
+
+    model = getattr(transformers, family.model)(configured(family.config, family.fields)).eval()
+    side = family.fields.get("image_size", family.side)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.75, 1.25)
 
     def scores(output: Any) -> Any:
-        for field in ("logits", "image_embeds", "pooler_output"):
-            y = getattr(output, field, None)
-            if y is not None:
-                break
+        fields = ("logits", "class_queries_logits", "image_embeds", "pooler_output", "predicted_depth")
+        y = next(y for y in (getattr(output, field, None) for field in fields) if y is not None)
+        if y is getattr(output, "predicted_depth", None):
+            y = y[:, None]
         if y.ndim == 4:
             return y.mean((2, 3))
         return y.mean(1) if y.ndim == 3 else y

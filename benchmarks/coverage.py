@@ -6,15 +6,13 @@
 The smallest network of every module of timm (random weights), and of Hugging Face families, is exported by
 torch, rewritten from the file alone at the automatic layer and at one in the middle of the list, and run on a
 batch of two. The reference is torch.autograd through the program that torch exported, whose values have the
-names of the file's; where torch's newer exporter fails, its older one and a forward hook. "Unsteady" are
+names of the file's; where torch's older exporter made the file, a forward hook. "Unsteady" are
 gradients on which torch's own float32 and float64 part as much, by units on a kink.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import os
@@ -32,14 +30,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from onnxcam.errors import OnnxcamError
+from onnxcam.errors import ExportError, OnnxcamError
 from onnxcam.export import Candidate, list_layers, rewrite_onnx
+from onnxcam.export.torch_exporters import export_graph
 from onnxcam.export.verify import run
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from architectures import HUGGING_FACE, TIMM, build_any  # noqa: E402
+from architectures import HUGGING_FACE, SMALLER, TIMM, build_any  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
 SECONDS, BYTES = 300, 10 * 2**30  #: one network may take
@@ -51,6 +51,9 @@ def main() -> int:
     """Run the sweep; 1 if a gradient differs. `python tests/test_readme.py --write` makes it a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument(
+        "--seconds", type=int, default=SECONDS, help="that one network may take (default: %(default)s)"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -59,10 +62,13 @@ def main() -> int:
     for name in arguments.names or [*TIMM, *(f"hf:{n}" for n in HUGGING_FACE)]:
         if name in results["networks"] and not arguments.names:
             continue
-        found = apart(name)
+        found = apart(name, arguments.seconds)
         results = kept()  # another sweep may have written
+        if name in SMALLER:
+            found["built"] = ", ".join(f"{k}={v}" for k, v in SMALLER[name].items())
         results["networks"][name] = found
-        results["date"], results["versions"] = str(date.today()), versions()
+        results["date"] = str(date.today())
+        results["versions"] = results.get("versions", {}) | versions()
         RESULTS.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
         for row in found["rows"] or [
             {"layer": "", "layout": "", "kind": found["kind"], "text": found["text"]}
@@ -80,17 +86,18 @@ def kept() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
 
 
-def apart(name: str) -> dict[str, Any]:
+def apart(name: str, seconds: int) -> dict[str, Any]:
     """One network in a process of its own: a crash or a hang costs one line."""
     started = time.monotonic()
     command = [sys.executable, __file__, "--one", name]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         last = ended.stdout.strip().splitlines()[-1:] or [""]
         found = json.loads(last[0]) if last[0].startswith("{") else None
-        why = f"the process ended with status {ended.returncode}"
+        said = ended.stderr.strip().splitlines()[-1:] or [""]
+        why = f"the process ended with status {ended.returncode}: {said[0]}"
     except subprocess.TimeoutExpired:
-        found, why = None, f"not done after {SECONDS} s"
+        found, why = None, f"not done after {seconds} s"
     found = found or {"rows": [], "kind": "not exported", "text": why}
     return {**found, "seconds": round(time.monotonic() - started)}
 
@@ -118,9 +125,11 @@ def explained(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source = os.path.join(folder, "model.onnx")
         try:
-            exported, way = export(model, images, source)
-        except Exception as e:
+            made = export_graph(model, (images,), {}, True, False, 18)
+        except ExportError as e:
             return {"rows": [], "kind": "not exported", "text": str(e)}
+        ir.save(made.model, source)
+        exported, way = made.program, made.way
         try:
             listed = list_layers(source)
         except OnnxcamError as e:
@@ -137,35 +146,6 @@ def explained(name: str) -> dict[str, Any]:
             kind, text = judge(source, layer, exported, model, images)
             rows.append({"layer": layer.name, "layout": layer.layout.kind, "kind": kind, "text": text})
         return {"rows": rows, "way": way}
-
-
-def export(model: Any, images: Any, source: str) -> tuple[Any, str]:
-    """Write the file by the first way that works; torch's program where there is one, and the way.
-
-    Raises:
-        RuntimeError: none does; all are named.
-    """
-    import torch
-
-    errors = []
-    for way, shapes in (("open batch", [{0: torch.export.Dim("N")}]), ("fixed batch", None)):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                program = torch.onnx.export(
-                    model, (images,), dynamo=True, opset_version=18, dynamic_shapes=shapes
-                )
-            assert program is not None
-            program.save(source)
-            return program.exported_program, way
-        except Exception as e:
-            errors.append(f"{way}: {first_line(e)}")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            torch.onnx.export(model, (images,), source, dynamo=False, opset_version=17)
-        return None, "older exporter"
-    except Exception as e:
-        errors.append(f"older exporter: {first_line(e)}")
-    raise RuntimeError("; ".join(errors))
 
 
 def judge(source: str, layer: Candidate, exported: Any, model: Any, images: Any) -> tuple[str, str]:
@@ -277,10 +257,15 @@ def table(results: dict[str, Any]) -> str:
     unsteady = sum(r["kind"] == "unsteady" for r in (*auto, *middle))
     said = ", ".join(f"{name} {v}" for name, v in sorted(results["versions"].items()))
     fine = sum(r["kind"] in GOOD for r in middle)
+
+    def called(name: str) -> str:
+        built = networks[name].get("built")
+        return f"`{name}`" + (f" ({built})" if built else "")
+
     lines = [
-        f"{len(networks)} networks, {len(exported)} of which torch exports: {len(good)} are explained at "
-        f"their automatic layer with the gradient of torch.autograd, and {fine} of {len(middle)} at a middle "
-        f"one ({unsteady} of all these where torch's own float32 and float64 part).",
+        f"{len(networks)} networks, {len(exported)} of which their exporter takes: {len(good)} are explained "
+        f"at their automatic layer with the gradient of torch.autograd, and {fine} of {len(middle)} at a "
+        f"middle one ({unsteady} of all these where torch's own float32 and float64 part).",
         f"({results['date']}; {said}; `python benchmarks/coverage.py`)",
         "",
         "| not explained | why |",
@@ -289,9 +274,9 @@ def table(results: dict[str, Any]) -> str:
     for name, f in sorted(networks.items()):
         bad = [r for r in f["rows"] if r["kind"] not in GOOD]
         for r in bad:
-            lines.append(f"| `{name}` at `{r['layer']}` | {r['kind']}: {plain(r['text'])} |")
+            lines.append(f"| {called(name)} at `{r['layer']}` | {r['kind']}: {plain(r['text'])} |")
         if not f["rows"]:
-            lines.append(f"| `{name}` | {f['kind']}: {plain(f['text'])} |")
+            lines.append(f"| {called(name)} | {f['kind']}: {plain(f['text'])} |")
     lines += [
         "",
         "<details><summary>By network</summary>",
@@ -302,7 +287,7 @@ def table(results: dict[str, Any]) -> str:
     for name, f in sorted(networks.items()):
         for r in f["rows"]:
             figure = r["text"].split()[0] if r["kind"] in GOOD else ""
-            lines.append(f"| `{name}` | `{r['layer']}` | {r['layout']} | {r['kind']} | {figure} |")
+            lines.append(f"| {called(name)} | `{r['layer']}` | {r['layout']} | {r['kind']} | {figure} |")
     return "\n".join([*lines, "", "</details>"])
 
 

@@ -11,12 +11,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from torchvision_shim import import_torchvision
 
 
-def build(name: str, seed: int = 0) -> Any:
+def build(name: str, seed: int = 0, **fields: Any) -> Any:
     """A network in evaluation mode, its BatchNorm statistics randomised so that folding them is no identity.
 
     Args:
         name: a torchvision model, or ``timm:NAME``.
         seed: of weights and statistics.
+        fields: of the architecture, where they are to differ (timm alone).
     """
     import torch
 
@@ -25,7 +26,7 @@ def build(name: str, seed: int = 0) -> Any:
     if name.startswith("timm:"):
         import timm
 
-        model = timm.create_model(name.removeprefix("timm:"), pretrained=False)
+        model = timm.create_model(name.removeprefix("timm:"), pretrained=False, **fields)
     else:
         model = torchvision.models.get_model(name, weights=None)
     for module in model.modules():
