@@ -204,6 +204,11 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
             )
         return onnx.version_converter.convert_version(proto, OPSET)
 
+    if opset < 9 and any(n.op_type == "Scan" and not n.domain for n in model.graph.all_nodes()):
+        raise ModelError(
+            "Scan of opset 8 goes through the images of a batch one by one, which ONNX's converter loses. "
+            "Export the model again at opset 9 or newer."
+        )
     # ONNX Runtime writes operators into ONNX's domain that are not in it, or not at this opset.
     for node in model.graph.all_nodes():
         if not node.domain and schema(node.op_type, "", opset) is None:

@@ -50,7 +50,8 @@ def _reason(operator: str, note: str) -> str:
     """Of a refusal ``Op input: reason; ...``: the first reason, without the operator's own name."""
     match = re.match(r"(\S+) [^:;]+: ([^;]*)", note)
     if match is None:
-        return "a shape that inference does not find" if note.startswith("ShapeUnknown") else note
+        found = "a shape that inference does not find" if note.startswith("ShapeUnknown") else note
+        return found.removeprefix("ModelError: ").partition(". ")[0]
     return match[2] if match[1] == operator else f"its definition has {match[1]}: {match[2]}"
 
 

@@ -139,6 +139,7 @@ def test_what_has_no_rule_says_why_if_there_is_a_reason():
     assert row("Op x: it is odd; Other y: no gradient rule") == "no rule: it is odd"
     assert row("Scan x: it loops") == "no rule: its definition has Scan: it loops"
     assert row("ShapeUnknown: The gradient needs") == "no rule: a shape that inference does not find"
+    assert row("ModelError: It is old. Export it again.") == "no rule: It is old"
 
 
 def test_what_is_missing_in_a_definition_is_another_operator():

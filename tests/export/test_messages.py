@@ -35,6 +35,17 @@ def test_functions_of_another_opset(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_scan_that_onnx_s_converter_spoils():
+    net = onnx.parser.parse_model(
+        '<ir_version: 3, opset_import: ["": 8]> '
+        "g (float[1,2] s, float[1,3,2] x) => (float[1,2] e, float[1,3,2] y) "
+        "{ e, y = Scan<num_scan_inputs=1, body = b (float[2] h, float[2] u) => (float[2] k, float[2] o) "
+        "{ k = Add(h, u) o = Identity(k) }>(, s, x) }"
+    )
+    with pytest.raises(ModelError, match=r"Scan of opset 8 .* Export the model again at opset 9 or newer\."):
+        normalize(ir.from_proto(net))
+
+
 def test_values_that_do_not_exist():
     model = normalize(ir.from_proto(nets.cnn()))
     with pytest.raises(UnknownLayer, match=r"The graph has no value named 'yy'\. Nearest: 'y'"):

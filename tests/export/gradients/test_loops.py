@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -266,3 +267,28 @@ def test_half_precision_is_differentiated_in_float32() -> None:
     (got,) = run_ort(ir.to_proto(model), {**feeds_of(c, arrays(c), HALF), "seed": g}, ["g"])
     assert got.dtype == np.float32
     assert difference(got, in_runtime(c)[1][2]) < 1e-2
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_columns_of_an_image_are_read_as_torch_does(tmp_path: Path, kind: str) -> None:
+    """A recogniser of text: convolutions, then two layers over the columns, both ways."""
+    torch = pytest.importorskip("torch")
+    from onnxcam.export import export_torch
+
+    class Recogniser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = torch.nn.Conv2d(3, 4, 3, 4, 1), torch.nn.ReLU()
+            self.rnn = getattr(torch.nn, kind)(4 * 4, 6, num_layers=2, bidirectional=True, batch_first=True)
+            self.head = torch.nn.Linear(12, 5)
+
+        def forward(self, x: Any) -> Any:
+            columns = self.act(self.conv(x)).permute(0, 3, 1, 2).flatten(2)
+            return self.head(self.rnn(columns)[0].mean(1))
+
+    torch.manual_seed(0)
+    report = export_torch(
+        Recogniser().eval(), torch.randn(1, 3, 16, 40), tmp_path / "model.onnx", layers="act"
+    )
+    assert report.gradient_error is not None
+    assert report.gradient_error < 1e-5
