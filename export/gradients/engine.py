@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ...errors import LayerNotOnPath, NoGradientRule, ShapeUnknown
@@ -21,7 +20,7 @@ from .cotangent import Cotangent, Window, dense, total, window
 from .definitions import NoDefinition
 from .expand import expand
 from .locality import input_axes
-from .loops import Places, Scanned, backwards, close, infer, is_loop, new_input, replay
+from .loops import Loop, Places, infer, is_loop, seeded, settle, turned_back
 from .quantized import QUANTIZING, dequantize, dequantized, is_real, requantized, roundings_of, within_range
 from .registry import (
     Rule,
@@ -71,32 +70,14 @@ class Step:
         indices: the inputs that the gradient flows to.
         body: what recomputes each output, if the gradient goes through a definition.
         branches: the walk inside each branch, if the node is an If.
-        loop: the walk inside the body, if it is repeated.
+        loop: the body and the walk inside it, if it is repeated.
     """
 
     node: ir.Node
     indices: tuple[int, ...]
     body: Mapping[ir.Value, ir.Value] | None = None
     branches: tuple[_Walk, ...] = ()
-    loop: _Loop | None = None
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """The walk inside a copy of a loop's body.
-
-    Attributes:
-        places: where the loop has what.
-        walk: from the states and slices that count, and what is read from outside, to the body's results.
-        states, scanned: which states and which scanned inputs count.
-        captured: what the gradient flows to outside.
-    """
-
-    places: Places
-    walk: _Walk
-    states: tuple[int, ...]
-    scanned: tuple[int, ...]
-    captured: tuple[ir.Value, ...]
+    loop: tuple[Loop, _Walk] | None = None
 
 
 def differentiate(
@@ -284,7 +265,8 @@ class _Walk:
         outputs += [v for v, end in stacked if end in walk.reached and _is_float(end)]
         self.reached.update(outputs)
         self._links.append(([*node.inputs, *captured], outputs))
-        return [Step(node, (), loop=_Loop(places, walk, tuple(sorted(states)), scanned, tuple(captured)))]
+        loop = Loop(places, inner, walk.reached, tuple(sorted(states)), scanned, tuple(captured))
+        return [Step(node, (), loop=(loop, walk))]
 
     def _note_results(self, node: ir.Node, body: Mapping[ir.Value, ir.Value]) -> None:
         """What a definition recomputes is there already; so is what it quantises, up to rounding."""
@@ -371,9 +353,16 @@ def _reverse(
                 flowing.setdefault(v, []).append(part)
             continue
         if step.loop is not None:
+            loop, inside_it = step.loop
             with op.working_on(f"vjp {node.op_type}", node.name or node.op_type):
-                through = _through_loop(op, step.loop, gs)
-            walk.gaps += step.loop.walk.gaps
+                seed = seeded(op, loop, [None if g is None else dense(op, g) for g in gs])
+                ends = _reverse(loop.inner, inside_it, seed.seeds, inside_it.wrt)
+                walk.gaps += inside_it.gaps
+                if inside_it.gaps:
+                    continue
+                settle(loop, seed, ends)
+                prune(loop.inner)
+                through = turned_back(op, loop, seed)
             for v, part in through:
                 flowing.setdefault(v, []).append(part)
             continue
@@ -412,82 +401,6 @@ def _through_branches(op: Builder, step: Step, gs: Sequence[Cotangent | None]) -
     for inner in inner_ops:
         prune(inner)
     return dict(zip(wanted, gradients, strict=True))
-
-
-def _through_loop(op: Builder, loop: _Loop, gs: Sequence[Cotangent | None]) -> list[tuple[ir.Value, Var]]:
-    """The gradient of what a loop starts from, goes through and reads from outside."""
-    places, walk = loop.places, loop.walk
-    node, inner = places.node, walk.op
-    graph = inner.graph
-    full = [None if g is None else dense(op, g) for g in gs]
-    dtype = next(g.dtype for g in full if g is not None)
-    before, slices = places.before(graph), places.slices(graph)
-    stacked = places.stacked(graph)
-    seeds: dict[ir.Value, Var] = {}
-
-    def seed(end: ir.Value, here: Var) -> None:
-        seeds[end] = seeds[end] + here if end in seeds else here
-
-    def zeros(within: Builder, like: ir.Value) -> Var:
-        return within.cast(within.zeros_like(within.wrap(like)), dtype)
-
-    carried: list[tuple[Var, ir.Value]] = []
-    sums: list[Var] = []
-    flows: list[ir.Value] = []
-    for k in loop.states:
-        start = node.inputs[places.index_of(k)]
-        assert start is not None
-        here = new_input(inner, "state", before[k], dtype)
-        seed(places.behind(graph)[k], here)
-        g = full[k]
-        carried.append((zeros(op, start) if g is None else op.cast(g, dtype), here.value))
-        flows.append(start)
-    for value in loop.captured:
-        here = new_input(inner, "captured", value, dtype)
-        carried.append((zeros(op, value), here.value))
-        sums.append(here)
-        flows.append(value)
-    scanned: list[tuple[Var, Scanned]] = []
-    axes = places.direction("scan_output_axes", len(stacked))
-    directions = places.direction("scan_output_directions", len(stacked))
-    for g, end, axis, direction in zip(full[places.states :], stacked, axes, directions, strict=True):
-        if g is not None and end in walk.reached:
-            here = new_input(inner, "slice", end, dtype)
-            seed(end, here)
-            scanned.append((op.cast(g, dtype), Scanned(here.value, axis, 1 - direction)))
-    found = _reverse(inner, walk, seeds, walk.wrt)
-    if walk.gaps:
-        return []
-
-    def of(value: ir.Value) -> Var:
-        return inner.cast(found[value], dtype) if value in found else zeros(inner, value)
-
-    steps = [of(before[k]) for k in loop.states]
-    steps += [
-        here + inner.cast(found[v], dtype) if v in found else here
-        for here, v in zip(sums, loop.captured, strict=True)
-    ]
-    axes = places.direction("scan_input_axes", places.scanned)
-    directions = places.direction("scan_input_directions", places.scanned)
-    close(inner, [*steps, *(of(slices[j]) for j in loop.scanned)])
-    made = [Scanned(slices[j], axes[j], 1 - directions[j]) for j in loop.scanned]
-    for j, there in enumerate(node.inputs[places.index_of(places.states) :]):
-        assert there is not None
-        scanned.append((op.wrap(there), Scanned(slices[j], axes[j], 1 - directions[j])))
-        flows += [there] * (j in loop.scanned)
-    if places.counts and graph.inputs[1].uses():  # it went on
-        ir.convenience.replace_all_uses_with(graph.inputs[1], inner.const(np.asarray(True)).value)
-    prune(inner)
-    kept = [k for k, v in enumerate(before) if v.uses()]
-    if kept or places.counts:
-        number = [graph.inputs[0]] if places.counts else []
-        stacks = replay(op, places, kept)
-        for x, value in zip(stacks, [*(before[k] for k in kept), *number], strict=True):
-            scanned.append((x, Scanned(value, 0, 1)))
-    ends, tensors = backwards(op, inner, carried, scanned, made)
-    return [
-        (value, Var(g.value, op, dims_of(value))) for value, g in zip(flows, [*ends, *tensors], strict=True)
-    ]
 
 
 def _apply(walk: _Walk, rule: Rule, node: ir.Node, index: int, gs: Sequence[Cotangent | None]) -> Cotangent:

@@ -7,14 +7,15 @@ that of the state before, and adds up that of what the body read from outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
-from .builder import NODE_PREFIX, Builder, Var, dims_of
+from .builder import HALF, NODE_PREFIX, Builder, Var, dims_of
 from .control_flow import captured_by, computed_inside, copied
 from .registry import constant
 
@@ -70,7 +71,7 @@ class Places:
         """A body's outputs that are stacked up."""
         return [*graph.outputs][int(self.counts) + self.states :]
 
-    def direction(self, name: str, count: int) -> list[int]:
+    def each(self, name: str, count: int) -> list[int]:
         """A Scan's axes or directions; zeros where it has none."""
         found = self.node.attributes.get(name)
         return [0] * count if found is None else [*found.as_ints()]
@@ -89,7 +90,7 @@ def infer(op: Builder, places: Places, graph: ir.Graph) -> None:
         if start is not None and start.shape is not None and (value.shape is None or not places.counts):
             value.shape = start.shape
             assumed[k] = value
-    axes = places.direction("scan_input_axes", places.scanned)
+    axes = places.each("scan_input_axes", places.scanned)
     for j, (value, axis) in enumerate(zip(places.slices(graph), axes, strict=True)):
         whole = node.inputs[places.index_of(places.states + j)]
         dims = None if whole is None else dims_of(whole)
@@ -139,7 +140,157 @@ def _note(op: Builder, node: ir.Node, graph: ir.Graph) -> None:
                 value.type = value.type or known[value.name].type
 
 
-def replay(op: Builder, places: Places, kept: Sequence[int]) -> list[Var]:
+@dataclass(frozen=True)
+class Loop:
+    """A loop that the gradient goes through.
+
+    Attributes:
+        places: where it has what.
+        inner: of a copy of its body, which becomes that of the Scan that goes back.
+        reached: the values of the copy that depend on what counts.
+        states, scanned: which states and which scanned inputs count.
+        captured: the values outside that the gradient flows to.
+    """
+
+    places: Places
+    inner: Builder
+    reached: Collection[ir.Value]
+    states: tuple[int, ...]
+    scanned: tuple[int, ...]
+    captured: tuple[ir.Value, ...]
+
+    def start(self, at: int) -> ir.Value:
+        """What a state begins with, or (counted on) a scanned input."""
+        value = self.places.node.inputs[self.places.index_of(at)]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A tensor that a Scan goes through slice by slice: its slice in the body, the axis and the direction."""
+
+    tensor: Var
+    here: ir.Value
+    axis: int
+    direction: int
+
+
+@dataclass
+class Seeds:
+    """The gradients that come in from behind a loop, and in its body from behind a repetition.
+
+    Attributes:
+        dtype: of gradients, of half precision too.
+        seeds: by result of the body.
+        carried: for each state that counts and then each captured value, what its gradient is before the
+            first step back, and in the body before each.
+        slices: the gradients of what the loop stacked up.
+    """
+
+    dtype: ir.DataType
+    seeds: dict[ir.Value, Var]
+    carried: list[tuple[Var, Var]]
+    slices: list[_Slice]
+
+    def type_of(self, value: ir.Value) -> ir.DataType:
+        """The type of a value's gradient."""
+        return self.dtype if value.dtype is None or value.dtype in HALF else value.dtype
+
+    def zeros(self, within: Builder, like: ir.Value) -> Var:
+        """No gradient."""
+        return within.cast(within.zeros_like(within.wrap(like)), self.type_of(like))
+
+
+def seeded(op: Builder, loop: Loop, gs: Sequence[Var | None]) -> Seeds:
+    """Name in the body's copy the gradients that a repetition is given.
+
+    Args:
+        op: the builder of the graph that holds the loop.
+        loop: the loop.
+        gs: the gradient of each of its results, None where nothing flows.
+    """
+    places, inner, graph = loop.places, loop.inner, loop.inner.graph
+    found = Seeds(next(g.dtype for g in gs if g is not None), {}, [], [])
+
+    def seed(end: ir.Value, what: str) -> Var:
+        here = _input(inner, what, end, found.type_of(end))
+        found.seeds[end] = found.seeds[end] + here if end in found.seeds else here
+        return here
+
+    for k in loop.states:
+        start, g = loop.start(k), gs[k]
+        first = found.zeros(op, start) if g is None else op.cast(g, found.type_of(start))
+        found.carried.append((first, seed(places.behind(graph)[k], "state")))
+    for value in loop.captured:
+        here = _input(inner, "captured", value, found.type_of(value))
+        found.carried.append((found.zeros(op, value), here))
+    stacked = places.stacked(graph)
+    axes = places.each("scan_output_axes", len(stacked))
+    directions = places.each("scan_output_directions", len(stacked))
+    for g, end, axis, direction in zip(gs[places.states :], stacked, axes, directions, strict=True):
+        if g is not None and end in loop.reached:
+            here = seed(end, "slice")
+            found.slices.append(_Slice(op.cast(g, here.dtype), here.value, axis, 1 - direction))
+    return found
+
+
+def settle(loop: Loop, seeds: Seeds, ends: Mapping[ir.Value, Var]) -> None:
+    """Let the body's copy return the gradients before a repetition, which ``ends`` holds.
+
+    They are those of the states, the sums of those of the captured values, and those of the slices.
+    """
+    places, inner, graph = loop.places, loop.inner, loop.inner.graph
+
+    def end(value: ir.Value) -> Var:
+        return inner.cast(ends[value], seeds.type_of(value)) if value in ends else seeds.zeros(inner, value)
+
+    before, slices = places.before(graph), places.slices(graph)
+    outputs = [end(before[k]) for k in loop.states]
+    for value, (_, here) in zip(loop.captured, seeds.carried[len(loop.states) :], strict=True):
+        outputs.append(here + end(value) if value in ends else here)
+    _close(inner, [*outputs, *(end(slices[j]) for j in loop.scanned)])
+    if places.counts and graph.inputs[1].uses():  # it went on
+        ir.convenience.replace_all_uses_with(graph.inputs[1], inner.const(np.asarray(True)).value)
+
+
+def turned_back(op: Builder, loop: Loop, seeds: Seeds) -> list[tuple[ir.Value, Var]]:
+    """Append the replay, where a step back needs it, and the Scan whose body was settled.
+
+    Returns:
+        The gradients of what the loop starts from, reads from outside and goes through.
+    """
+    places, graph = loop.places, loop.inner.graph
+    before, slices = places.before(graph), places.slices(graph)
+    axes = places.each("scan_input_axes", places.scanned)
+    directions = [1 - d for d in places.each("scan_input_directions", places.scanned)]
+    scanned = [*seeds.slices]
+    for j, here in enumerate(slices):
+        scanned.append(_Slice(op.wrap(loop.start(places.states + j)), here, axes[j], directions[j]))
+    kept = [k for k, v in enumerate(before) if v.uses()]
+    if kept or places.counts:
+        begun = [*(before[k] for k in kept), *([graph.inputs[0]] * places.counts)]
+        stacks = _replay(op, places, kept)
+        scanned += [_Slice(stack, here, 0, 1) for stack, here in zip(stacks, begun, strict=True)]
+    graph.inputs[:] = [*(here.value for _, here in seeds.carried), *(part.here for part in scanned)]
+    attributes = [
+        ir.AttrInt64("num_scan_inputs", len(scanned)),
+        ir.AttrInt64s("scan_input_axes", [part.axis for part in scanned]),
+        ir.AttrInt64s("scan_input_directions", [part.direction for part in scanned]),
+    ]
+    if loop.scanned:
+        attributes += [
+            ir.AttrInt64s("scan_output_axes", [axes[j] for j in loop.scanned]),
+            ir.AttrInt64s("scan_output_directions", [directions[j] for j in loop.scanned]),
+        ]
+    inputs = [*(first.value for first, _ in seeds.carried), *(part.tensor.value for part in scanned)]
+    node = _appended(op, "Scan", inputs, graph, attributes)
+    to = [loop.start(k) for k in loop.states] + [*loop.captured]
+    to += [loop.start(places.states + j) for j in loop.scanned]
+    return [(value, Var(g, op, dims_of(value))) for value, g in zip(to, node.outputs, strict=True)]
+
+
+def _replay(op: Builder, places: Places, kept: Sequence[int]) -> list[Var]:
     """Append the loop once more; what its state ``k`` was before each repetition, stacked, for each kept k.
 
     Of a Loop the numbers of the repetitions come last.
@@ -148,7 +299,7 @@ def replay(op: Builder, places: Places, kept: Sequence[int]) -> list[Var]:
     inner = op.inside(copied(op, places.body))
     graph = inner.graph
     begun = [places.before(graph)[k] for k in kept] + [*graph.inputs[:1]] * places.counts
-    close(inner, [*map(inner.wrap, graph.outputs), *map(inner.wrap, begun)])
+    _close(inner, [*map(inner.wrap, graph.outputs), *map(inner.wrap, begun)])
     attributes = [a for a in node.attributes.values() if a.name != "body"]
     for name in ("scan_output_axes", "scan_output_directions"):
         if name in node.attributes:
@@ -162,64 +313,12 @@ def replay(op: Builder, places: Places, kept: Sequence[int]) -> list[Var]:
     return found
 
 
-def close(inner: Builder, outputs: Sequence[Var]) -> None:
+def _close(inner: Builder, outputs: Sequence[Var]) -> None:
     """Make values the outputs of a body."""
     ends: list[ir.Value] = []
     for x in outputs:
         ends.append(computed_inside(inner, x, ends).value)
     inner.graph.outputs[:] = ends
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """A tensor that a Scan goes through, or puts together, slice by slice.
-
-    Attributes:
-        slice: in the body.
-        axis: of the tensor.
-        direction: 0 from its first to its last slice, 1 from the last to the first.
-    """
-
-    slice: ir.Value
-    axis: int
-    direction: int
-
-
-def backwards(
-    op: Builder,
-    inner: Builder,
-    carried: Sequence[tuple[Var, ir.Value]],
-    scanned: Sequence[tuple[Var, Scanned]],
-    made: Sequence[Scanned],
-) -> tuple[list[Var], list[Var]]:
-    """Append the Scan that goes back.
-
-    Args:
-        op: the builder of the graph that holds the loop.
-        inner: of the Scan's body, which is closed: its outputs are what is carried on, then what is made.
-        carried: what the Scan carries on: the first value, and its name in the body.
-        scanned: the tensors that it goes through.
-        made: those that it puts together.
-
-    Returns:
-        The last values of what it carries on, and the tensors made.
-    """
-    graph = inner.graph
-    graph.inputs[:] = [*(here for _, here in carried), *(part.slice for _, part in scanned)]
-    attributes: list[ir.Attr] = [
-        ir.AttrInt64("num_scan_inputs", len(scanned)),
-        ir.AttrInt64s("scan_input_axes", [part.axis for _, part in scanned]),
-        ir.AttrInt64s("scan_input_directions", [part.direction for _, part in scanned]),
-    ]
-    if made:
-        attributes += [
-            ir.AttrInt64s("scan_output_axes", [part.axis for part in made]),
-            ir.AttrInt64s("scan_output_directions", [part.direction for part in made]),
-        ]
-    inputs = [*(first.value for first, _ in carried), *(x.value for x, _ in scanned)]
-    node = _appended(op, "Scan", inputs, graph, attributes)
-    ends = [Var(v, op, first.dims) for v, (first, _) in zip(node.outputs, carried, strict=False)]
-    return ends, [Var(v, op, None) for v in node.outputs[len(carried) :]]
 
 
 def _appended(
@@ -246,8 +345,8 @@ def _appended(
     return made
 
 
-def new_input(inner: Builder, name: str, like: ir.Value, dtype: ir.DataType) -> Var:
-    """A value that a body will take: in the shape of another."""
+def _input(inner: Builder, name: str, like: ir.Value, dtype: ir.DataType) -> Var:
+    """A value that a body will take, in the shape of another."""
     value = ir.Value(name=inner.unique(f"{NODE_PREFIX}{inner.scope}{name}"), type=ir.TensorType(dtype))
     value.shape = like.shape
     return Var(value, inner, dims_of(like))

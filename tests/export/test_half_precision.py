@@ -189,6 +189,25 @@ def test_the_twin_rounds_to_the_nearest_and_ties_to_even(tmp_path):
     np.testing.assert_array_equal(y, x.astype(bfloat16).astype(np.float32))
 
 
+def test_the_twin_rounds_inside_a_loop_too(tmp_path):
+    model = nets.model(
+        "v = Cast<to=16>(x) s = Cast<to=16>(first) e, o = Scan<num_scan_inputs=1, body = b (bfloat16[4] h, "
+        "bfloat16[4] u) => (bfloat16[4] k, bfloat16[4] l) { k = Add(h, u) l = Mul(k, third) }>(s, v) "
+        "y = Cast<to=1>(o)",
+        "float[8,4] x, float[4] first",
+        "float[8,4] y",
+        {"third": np.float32([1 / 3]).astype(bfloat16)},
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    x, first = rng.standard_normal((8, 4)).astype(np.float32), rng.standard_normal(4).astype(np.float32)
+    (y,) = through(tmp_path / "model.onnx", {"x": x, "first": first}, ["y"])
+    sums = first.astype(bfloat16)
+    for row, found in zip(x.astype(bfloat16), y, strict=True):
+        sums = sums + row
+        np.testing.assert_array_equal(found, (sums * bfloat16(1 / 3)).astype(np.float32))
+
+
 def test_the_twin_computes_what_kernels_in_bfloat16_do(tmp_path):
     """torch has such kernels for the CPU."""
     torch = pytest.importorskip("torch")
