@@ -130,7 +130,7 @@ def _same_places(step: Step) -> Axes | None:
     if fits:
         return max(fits, key=lambda axes: len(letters(axes)))
     fed = any(v in step.known.axes for v in step.node.inputs if v is not None)
-    if "Normalization" in step.node.op_type and not fed and step.known.of_images(step.dims):
+    if "Normalization" in step.node.op_type and not fed and step.dims[:1] == step.known.image[:1]:
         return _guessed(step)
     return None
 
