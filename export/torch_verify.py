@@ -174,6 +174,30 @@ class _Watching(torch.fx.Interpreter):
         return value
 
 
+def watched(
+    module: torch.fx.GraphModule, inputs: Sequence[torch.Tensor], names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Those of a program's values that have these names, on a graph of torch.autograd.
+
+    Args:
+        module: an exported program's.
+        inputs: that require gradients; the weights need none, and with them torch would choose attention
+            kernels whose results have other strides than the views behind them were traced with.
+        names: of values; a file that torch's newer exporter made from the program has the same.
+    """
+    watching = _Watching(module, names)
+    weights = [p for p in module.parameters() if p.requires_grad]
+    for p in weights:
+        p.requires_grad_(False)
+    try:
+        with torch.enable_grad(), _quiet():
+            watching.run(*inputs)
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
+    return watching.kept
+
+
 def _program_gradients(
     program: torch.export.ExportedProgram,
     origins: Mapping[str, str],
@@ -182,22 +206,17 @@ def _program_gradients(
     record: Record,
     found: Mapping[str, Any],
 ) -> Sequence[torch.Tensor | None]:
-    """torch.autograd's gradients where score or layer is no module's output: through torch's own program.
-
-    The exported file's values have the names of the program's.
-    """
+    """torch.autograd's gradients where score or layer is no module's output: through torch's own program."""
     names = [origins.get(t, t) for t in (record.score.tensor, *(x.tensor for x in record.layers))]
-    watching = _Watching(program.module(), names)
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    with torch.enable_grad(), _quiet(), _requiring_grad(args, kwargs):
-        try:
-            watching.run(*leaves)
-        except Exception:
-            # A program with guards of its own cannot be stepped through; the report says so.
-            return [None] * len(record.layers)
-    if any(n not in watching.kept for n in names):
+    try:
+        with _requiring_grad(args, kwargs):
+            kept = watched(program.module(check_guards=False), leaves, names)
+    except Exception:
+        kept = {}  # it holds what has no derivative, or cannot be stepped through; the report says so
+    if any(n not in kept for n in names):
         return [None] * len(record.layers)
-    score, *layers = (watching.kept[n] for n in names)
+    score, *layers = (kept[n] for n in names)
     return _gradients(explained(record.score, score, found), layers)
 
 

@@ -705,6 +705,15 @@ def test_a_timm_model_brings_its_records(tmp_path):
     assert record.labels[7] == "kind 7"
 
 
+def test_attention_with_a_learnt_bias_is_compared_with_autograd(tmp_path):
+    import_torchvision()
+    model = pytest.importorskip("timm").create_model("test_vit_relpos", pretrained=False).eval()
+    report = export_torch(model, torch.randn(2, 3, 160, 160), tmp_path / "out.cam.onnx")
+    assert report.record.layers[0].name == "blocks.8.norm1"
+    assert report.gradient_error < 1e-3
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_a_model_whose_head_was_changed_keeps_no_labels(tmp_path):
     import_torchvision()
     timm = pytest.importorskip("timm")
