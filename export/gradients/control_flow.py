@@ -61,19 +61,24 @@ def taken_branch(op: Builder, node: ir.Node) -> dict[ir.Value, ir.Value] | None:
 
 def copied(op: Builder, graph: ir.Graph) -> ir.Graph:
     """A copy of a graph inside a node, with names of its own."""
+
+    def named(name: str | None) -> str:
+        name = name or ""
+        return name if name.startswith(NODE_PREFIX) else f"{NODE_PREFIX}{op.scope}{name}"
+
     copy = graph.clone(allow_outer_scope_values=True)
     copy.opset_imports.update(op.graph.opset_imports)
     for inner in (copy, *(g for n in copy.all_nodes() for g in subgraphs(n))):
         for name, value in list(inner.initializers.items()):
             del inner.initializers[name]
-            value.name = op.unique(f"{NODE_PREFIX}{op.scope}{name}")
+            value.name = op.unique(named(name))
             inner.register_initializer(value)
         for value in inner.inputs:
-            value.name = op.unique(f"{NODE_PREFIX}{op.scope}{value.name}")
+            value.name = op.unique(named(value.name))
         for node in inner:
-            node.name = op.unique(f"{NODE_PREFIX}{op.scope}{node.name or node.op_type}")
+            node.name = op.unique(named(node.name or node.op_type))
             for value in node.outputs:
-                value.name = op.unique(f"{NODE_PREFIX}{op.scope}{value.name}") if value.name else value.name
+                value.name = op.unique(named(value.name)) if value.name else value.name
     return copy
 
 

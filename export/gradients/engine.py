@@ -248,7 +248,7 @@ class _Walk:
         while True:
             with self.op.working_on(f"body of {node.op_type}", node.name or ""):
                 inner = self.op.inside(copied(self.op, places.body))
-            infer(self.op, places, inner.graph)
+            kept = infer(self.op, places, inner.graph)
             before, slices = places.before(inner.graph), places.slices(inner.graph)
             behind = places.behind(inner.graph)
             wrt = [*(before[k] for k in sorted(states)), *(slices[j] for j in scanned), *captured]
@@ -258,6 +258,13 @@ class _Walk:
             if not more:
                 break
             states |= more
+        for k in sorted(states):
+            if not kept[k]:
+                state = places.before(places.body)[k].name
+                reason = f"its state {state!r} may change its shape from one repetition to the next"
+                self.gaps.append(
+                    Gap(node, input_name(node, places.index_of(k), self.op.opset), reason, self.op.opset)
+                )
         self.gaps += walk.gaps
         self.stopped += walk.stopped
         outputs = [v for k, v in enumerate(node.outputs[: places.states]) if k in states]

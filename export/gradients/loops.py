@@ -81,40 +81,67 @@ class Places:
         return at + 2 * self.counts
 
 
-def infer(op: Builder, places: Places, graph: ir.Graph) -> None:
-    """Note the shapes in a copy of the body: states keep the shape that they begin with, or have none."""
+def infer(op: Builder, places: Places, graph: ir.Graph) -> list[bool]:
+    """Note the shapes in a copy of the body: states keep the shape that they begin with, or have none.
+
+    Returns:
+        Of each state, whether it is known to keep its shape. A Scan's does.
+    """
     node = places.node
-    assumed = {}
-    for k, value in enumerate(places.before(graph)):
-        start = node.inputs[places.index_of(k)]
-        if start is not None and start.shape is not None and (value.shape is None or not places.counts):
-            value.shape = start.shape
-            assumed[k] = value
+    before, behind = places.before(graph), places.behind(graph)
+    starts = [node.inputs[places.index_of(k)] for k in range(len(before))]
+    assumed = [value for value in before if value.shape is None]
+    for value, start in zip(before, starts, strict=True):
+        if start is not None:
+            value.type = value.type or start.type
+        if start is not None and (value.shape is None or not places.counts):
+            value.shape = _merged(value.shape, start.shape)
     axes = places.each("scan_input_axes", places.scanned)
     for j, (value, axis) in enumerate(zip(places.slices(graph), axes, strict=True)):
         whole = node.inputs[places.index_of(places.states + j)]
         dims = None if whole is None else dims_of(whole)
+        if whole is not None:
+            value.type = value.type or whole.type
         if dims is not None:
             axis %= len(dims)
-            value.shape = ir.Shape([*dims[:axis], *dims[axis + 1 :]])
+            value.shape = _merged(value.shape, ir.Shape([*dims[:axis], *dims[axis + 1 :]]))
     _note(op, node, graph)
-    changing = [k for k, v in assumed.items() if dims_of(places.behind(graph)[k]) != dims_of(v)]
-    if places.counts and changing:
-        for k in changing:
-            assumed[k].shape = None
+    if not places.counts:
+        return [True] * places.states
+    # A Loop's states may change their shape, and inference gives none to its results.
+    kept = [_same(a, b) for a, b in zip(before, behind, strict=True)]
+    changing = [a for a, same in zip(before, kept, strict=True) if not same and a in assumed]
+    if changing:
+        for value in changing:
+            value.shape = None
         for inner in graph:
             for value in inner.outputs:
                 value.shape = None
         _note(op, node, graph)
-    # Inference gives a Loop's results no shape.
-    for value, end in zip(node.outputs, places.behind(graph), strict=False):
-        dims = dims_of(end)
-        if value.shape is None and dims is not None and not changing:
-            value.shape = ir.Shape(dims)
+    for value, start, same in zip(node.outputs, starts, kept, strict=False):
+        if value.shape is None and start is not None and same:
+            value.shape = start.shape
     for value, end in zip(node.outputs[places.states :], places.stacked(graph), strict=True):
         dims = dims_of(end)
-        if value.shape is None and dims is not None and places.counts:
+        if value.shape is None and dims is not None:
             value.shape = ir.Shape([None, *dims])
+    return kept
+
+
+def _same(a: ir.Value, b: ir.Value) -> bool:
+    """Whether two values are known to have one shape."""
+    dims = dims_of(a)
+    return dims is not None and None not in dims and dims == dims_of(b)
+
+
+def _merged(said: ir.Shape | None, given: ir.Shape | None) -> ir.Shape | None:
+    """A shape that a body declares with the one that it is given: sizes, else the body's own symbols."""
+    if said is None or given is None or len(said) != len(given):
+        return said if given is None else given
+    pairs = zip(said, given, strict=True)
+    return ir.Shape(
+        [b if isinstance(b, int) or (not isinstance(a, int) and a.value is None) else a for a, b in pairs]
+    )
 
 
 def _note(op: Builder, node: ir.Node, graph: ir.Graph) -> None:
@@ -136,7 +163,7 @@ def _note(op: Builder, node: ir.Node, graph: ir.Graph) -> None:
     for inner in graph:
         for value in inner.outputs:
             if value.name in known:
-                value.shape = value.shape or known[value.name].shape
+                value.shape = _merged(known[value.name].shape, value.shape)
                 value.type = value.type or known[value.name].type
 
 

@@ -115,6 +115,15 @@ LOOPS = [
         "a loop whose shapes nobody gives",
         f"y, z = {LOOP % ('[]', '[]', ', TYPE[] o', STEP)}",
     ),
+    case(
+        "a loop over a number",
+        "y, z = Loop(n, go, x)<body = b (int64 i, bool p, TYPE[] h) => (bool q, TYPE[] k, TYPE[] o) "
+        "{ q = Identity(p); a = Mul(h, w); k = Sin(a); o = Mul(k, h) }>",
+        x=np.array(0.7),
+        w=np.array(1.3),
+        wrt="xw",
+        **GO,
+    ),
     loop(
         "a loop without a state",
         "y = Loop(n, go)<body = b (int64 i, bool p) => (bool q, TYPE[2,4] o) "
@@ -250,6 +259,18 @@ def test_what_a_repetition_does_not_need_is_not_kept() -> None:
 def test_what_is_not_defined_is_said(attributes: str, reason: str) -> None:
     c = recurrent("LSTM", "refused", attributes)
     with pytest.raises(NoGradientRule, match=f"LSTM .* input X: {reason}"):
+        gradient_of(forward(c, FLOAT, arrays(c)), ["x"], check=False)
+
+
+@pytest.mark.parametrize("shapes", ["[];[]", "[r,4];[s,4]", "[r,4];[2,4]"])
+def test_a_state_that_grows_is_refused(shapes: str) -> None:
+    begin, end = shapes.split(";")
+    c = loop(
+        "grows",
+        f"y = Loop(n, go, x)<body = b (int64 i, bool p, TYPE{begin} h) => (bool q, TYPE{end} k) "
+        "{ q = Identity(p); m = MatMul(h, w); a = Sin(m); k = Concat<axis = 0>(h, a) }>",
+    )
+    with pytest.raises(NoGradientRule, match=r"Loop .* input v_initial: its state 'h' may change its shape"):
         gradient_of(forward(c, FLOAT, arrays(c)), ["x"], check=False)
 
 
