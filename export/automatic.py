@@ -25,6 +25,7 @@ def best_layer(
         spatial: the tensors on the way to it that have a grid, in topological order; at least one.
         known: the layouts of the graph's values.
     """
+    tokens = [v for v in spatial if _is_tokens(known[v])]
     spatial = [v for v in spatial if known[v].kind != "factored"] or spatial
     if found.score.task == "segmentation" and (value := _deepest(graph, spatial, known)) is not None:
         return value, "the last tensor of the coarsest grid before pixels cease to look at their neighbours"
@@ -36,15 +37,19 @@ def best_layer(
         value, _ = _made_by_features(last, set(spatial), known)
         return value, "the last spatial tensor that every box depends on"
     last = max(front or spatial, key=lambda v: order.get(v, -1))
-    if known[last].kind in _TOKENS:
-        return _last_first_norm(graph, last, spatial)
+    if _is_tokens(known[last]):
+        return _last_first_norm(graph, last, tokens)
     value, skipped = _made_by_features(last, set(spatial), known)
     behind = f" ({', '.join(skipped)} skipped: no new features)" if skipped else ""
     return value, f"the last spatial tensor before {_describe_end(last)}{behind}"
 
 
-#: Layouts of tensors that attention mixes.
-_TOKENS = ("tokens", "NLC", "factored")
+def _is_tokens(layout: Layout) -> bool:
+    """Whether attention mixes such tensors: tokens, also those of windows, with all channels last."""
+    if layout.kind != "factored":
+        return layout.kind in ("tokens", "NLC")
+    *others, last = layout.axes
+    return all(f.of == "C" for f in last) and all(f.of != "C" for axis in others for f in axis)
 
 
 def _made_by_features(
@@ -136,13 +141,12 @@ _NORMS = frozenset(
 _ATTENDING = frozenset("Softmax QLinearSoftmax BiasSoftmax Attention MultiHeadAttention".split())
 
 
-def _last_first_norm(graph: ir.Graph, last: ir.Value, spatial: Sequence[ir.Value]) -> tuple[ir.Value, str]:
+def _last_first_norm(graph: ir.Graph, last: ir.Value, tokens: Sequence[ir.Value]) -> tuple[ir.Value, str]:
     """For token models: the first norm of the last block.
 
     What follows it in a class-token model changes that one token alone, so that later tensors have no
     gradient anywhere else.
     """
-    tokens = [v for v in spatial if len(dims_of(v) or ()) == 3]
     norms = [v for v in tokens if op_type(v) in _NORMS and v.index() == 0]
     attention = [n for n in graph if n.op_type in _ATTENDING and leads_to(n.outputs[0], last)]
     if attention:
@@ -165,7 +169,8 @@ def _adapted(value: ir.Value, known: dict[ir.Value, Layout]) -> ir.Value | None:
     source = node.inputs[0] if node is not None and node.inputs else None
     if node is None or source is None or source not in known:
         return None
-    if node.op_type in SAME_NUMBERS or node.op_type in ("Transpose", "AveragePool"):
+    unchanged = node.op_type == "Pad" and dims_of(source) == dims_of(value)
+    if node.op_type in SAME_NUMBERS or node.op_type in ("Transpose", "AveragePool") or unchanged:
         return source
     same = grid_of(known[source], dims_of(source) or ()) == grid_of(known[value], dims_of(value) or ())
     return source if node.op_type == "MaxPool" and same else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .axes import (
     GRID,
@@ -31,6 +33,7 @@ from .axes import (
 from .gradients.builder import Dims, dims_of
 from .gradients.registry import constant
 
+CHANNELS = (1, 2, 3, 4)  #: as many has an image
 _TO_THE_END = 2**31 - 1
 
 
@@ -154,10 +157,16 @@ def _guessed(step: Step) -> Axes | None:
         return sized((atom("N", None), atom("x", None), atom("C", None)), dims)
     for others in range(9):  # a square grid behind as few other tokens as possible
         side = math.isqrt(max(dims[1] - others, 0))
-        if side > 1 and side * side == dims[1] - others:
+        if side > 1 and side * side == dims[1] - others and _divides(side, step.known.image):
             cells = (Atom("y", side), Atom("x", side))
             return atom("N", dims[0]), (Tokens(others, cells, 0),) if others else cells, atom("C", dims[2])
     return None
+
+
+def _divides(side: int, image: Dims) -> bool:
+    """Whether an image may be cut into as many squares along each side."""
+    sizes = [d for d in image[1:] if isinstance(d, int) and d not in CHANNELS]
+    return not sizes or (len(set(sizes)) == 1 and sizes[0] % side == 0)
 
 
 # -- moves ------------------------------------------------------------------------------------------
@@ -221,9 +230,11 @@ def _part(
 def _gathered(step: Step) -> Axes | None:
     where = step.node.inputs[1]
     rank = len(dims_of(where) or ()) if where is not None else 0
-    if step.source is None or step.before is None or where is None or dims_of(where) is None or rank > 1:
+    if step.source is None or step.before is None or where is None or dims_of(where) is None or rank > 2:
         return None
     k = step.node.attributes.get_int("axis", 0) % len(step.source)
+    if rank == 2:
+        return _tiled(step, k, constant(where))
     if rank == 0:
         return mixed((*step.source[:k], *step.source[k + 1 :]), [step.source[k]])
     index = constant(where)
@@ -232,6 +243,22 @@ def _gathered(step: Step) -> Axes | None:
     if index is not None and len(index) and (index == index[0] + range(len(index))).all():
         found = _part(axis, step.before[k], size, int(index[0]), _TO_THE_END, 1)
     return (*step.source[:k], found, *step.source[k + 1 :])
+
+
+def _tiled(step: Step, k: int, index: NDArray[Any] | None) -> Axes | None:
+    """An axis cut into tiles by a table of indices, in either order, as torch's unfold is exported."""
+    assert step.source is not None
+    size = None if step.before is None else step.before[k]
+    if index is None or index.size != size:
+        return None
+    turned = bool(index.size > 1 and index[0, 1:2].sum() != 1)
+    in_order = index.T if turned else index
+    if (in_order.ravel() != np.arange(size)).any():
+        return None
+    parts = reshaped((step.source[k],), (size,), in_order.shape)
+    if parts is None:
+        return None
+    return (*step.source[:k], *(parts[::-1] if turned else parts), *step.source[k + 1 :])
 
 
 @rule("Pad")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ..contract import Factor, Layout
 from .axes import GRID, LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
-from .axis_rules import Known, Step, axes_of, pieces, sized
+from .axis_rules import CHANNELS, Known, Step, axes_of, pieces, sized
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import captured_by
 from .paths import image_input
@@ -41,7 +41,7 @@ def _axes(graph: ir.Graph) -> dict[ir.Value, Axes]:
     moving = {v for v in graph.inputs if not v.is_initializer()}
     known = Known(found, moving, dims)
     for node in graph:
-        if not any(v in moving for v in (*node.inputs, *captured_by(node))):
+        if node.op_type in _OF_SIZES or not any(v in moving for v in (*node.inputs, *captured_by(node))):
             continue
         moving.update(node.outputs)
         first = node.inputs[0] if node.inputs else None
@@ -56,7 +56,7 @@ def _axes(graph: ir.Graph) -> dict[ir.Value, Axes]:
     return found
 
 
-_CHANNELS = (1, 2, 3, 4)  #: as many has an image
+_OF_SIZES = ("Shape", "Size")  #: what depends on the image's size alone is a constant here
 
 
 def _seed(image: ir.Value, dims: Dims) -> Axes | None:
@@ -69,7 +69,7 @@ def _seed(image: ir.Value, dims: Dims) -> Axes | None:
     if rank == 3:
         seen = first if "Conv" in users else last if users & {"MatMul", "LayerNormalization"} else None
     elif rank in (4, 5):
-        seen = first if dims[1] in _CHANNELS else last if dims[-1] in _CHANNELS else None
+        seen = first if dims[1] in CHANNELS else last if dims[-1] in CHANNELS else None
     else:
         seen = None
     return None if seen is None else sized(seen, dims)

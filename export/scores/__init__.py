@@ -39,7 +39,7 @@ def find_score(
     Args:
         graph: in normal form.
         score: an output, the fields of a :class:`ScoreSpec`, or one. Without a task, one number per class is
-            a classification, one map per class a segmentation, and boxes that go into a
+            a classification, one map per class (or one alone) a segmentation, and boxes that go into a
             NonMaxSuppression a detection.
         probability: see :class:`ScoreSpec`.
         labels: the classes' names; the first may be that of a background.
@@ -61,7 +61,9 @@ def _task(graph: ir.Graph, spec: ScoreSpec) -> Task:
     if spec.output is None and any(n.op_type == "NonMaxSuppression" for n in graph):
         return "detection"
     dims = dims_of(find_tensor(graph, spec.output))
-    if dims is not None and segmentation.class_axis(graph, dims) is not None:
+    if dims is not None and (
+        segmentation.class_axis(graph, dims) is not None or segmentation.is_map(graph, dims)
+    ):
         return "segmentation"
     return "classification"
 

@@ -25,14 +25,16 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     same = dims_of(before) == dims_of(chosen)
     value = before if same and not spec.probability else chosen
     dims = dims_of(value)
-    axis = None if dims is None else class_axis(graph, dims)
+    named = dims is not None and len(dims) == 3 and spec.task == "segmentation"
+    single = named or (dims is not None and is_map(graph, dims))
+    axis = None if dims is None else 1 if single else class_axis(graph, dims)
     if dims is None or axis is None:
         shape = "unknown" if dims is None else str(list(dims))
         raise ScoreError(
             f"The score {name!r} has shape {shape}; a segmentation has one map per class, [N, K, H, W] or "
-            "[N, H, W, K]. Name another output with `score=`."
+            "[N, H, W, K], or one map alone, [N, H, W]. Name another output with `score=`."
         )
-    size = dims[axis]
+    size = 1 if single else dims[axis]
     classes = size if isinstance(size, int) else None
     if spec.background is not None and classes is not None and not 0 <= spec.background < classes:
         raise ScoreError(f"The background {spec.background} is no class: {name!r} has {classes}.")
@@ -40,7 +42,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     def choose(op: Builder) -> Choice:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
         wished = optional_input(op, REGION, np.full((1, 1, 1), np.nan, dtype=np.float32))
-        y, output = op.single(op.wrap(value)), op.single(op.wrap(chosen))
+        y, output = (_with_class(op, op.single(op.wrap(v)), single) for v in (value, chosen))
         labels = arg_max(op, output, axis)
         if classes == 1:
             likely = output > (0.5 if activation == "sigmoid" or spec.probability else 0.0)
@@ -55,8 +57,9 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         dims = tuple(1 if k == axis else d for k, d in enumerate(y.shape))
         region = Var(op.cast(region, y.dtype).value, op, dims)
         seed = hot(op, wanted, y, axis) * region
+        cotangent = op.Squeeze(seed, [1], dims=labels.dims) if single else seed
         return Choice(
-            {value: seed},
+            {value: cotangent},
             lambda: op.cast(op.sum(y * seed, [1, 2, 3], keepdims=False), ir.DataType.FLOAT),
             lambda: wanted,
         )
@@ -89,6 +92,25 @@ def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
     fits = {1: _stretch(dims[2:4], (h, w)), 3: _stretch(dims[1:3], (h, w))}
     preferred = 3 if last else 1
     return min(fits, key=lambda axis: (round(fits[axis], 3), axis != preferred))
+
+
+def is_map(graph: ir.Graph, dims: Dims) -> bool:
+    """Whether (N, H, W) is one number per place, a mask or a depth: in the image's proportion, not small."""
+    image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
+    if image is None or len(dims) != 3:
+        return False
+    h, w = image[1:3] if image[3] in (1, 3) and image[1] not in (1, 3) else image[2:4]
+    if not all(isinstance(d, int) for d in (*dims[1:], h, w)):
+        return False
+    return min(int(d or 0) for d in dims[1:]) >= _A_MAP and _stretch(dims[1:], (h, w)) == 0
+
+
+_A_MAP = 16  #: sides of the smallest map that is taken for one
+
+
+def _with_class(op: Builder, x: Var, single: bool) -> Var:
+    """(N, H, W) as (N, 1, H, W)."""
+    return op.Unsqueeze(x, [1], dims=(x.shape[0], 1, *x.shape[1:])) if single else x
 
 
 def _stretch(grid: Dims, image: Dims) -> float:

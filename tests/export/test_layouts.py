@@ -300,6 +300,47 @@ def test_a_mirrored_grid_is_not_offered():
     assert "k" not in known(proto)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_tiles_that_a_table_of_indices_cuts(turned):
+    """torch's unfold, as it is exported."""
+    tables = {"ys": np.arange(8).reshape(2, 4), "xs": np.arange(12).reshape(3, 4)}
+    if turned:
+        tables = {name: table.T for name, table in tables.items()}
+    order = "[0,3,5,2,4,1]" if turned else "[0,2,4,3,5,1]"
+    proto = model(
+        "c = Conv<kernel_shape=[2,2], strides=[2,2]>(x, w) a = Gather<axis=2>(c, ys) "
+        f"b = Gather<axis=4>(a, xs) o = Transpose<perm={order}>(b) q = Reshape(o, windows) k = MatMul(q, v2)"
+        + END,
+        "float[N,3,16,24] x",
+        **WEIGHTS,
+        **integers(**LISTS, windows=[-1, 16, 4]),
+        **tables,
+    )
+    layout = known(proto)["k"].layout
+    assert layout == CUTS["windows"][2]
+    for place in ((1, 2), (6, 3), (4, 11)):
+        assert changed_at(proto, "k", layout, random(2, 3, 16, 24), place, 2) == place
+
+
+def test_queries_are_no_grid():
+    """DETR's decoder: learned queries, repeated for each image, look at the image."""
+    body = (
+        "n = Shape<start=0, end=1>(x) s = Concat<axis=0>(n, more) e = Expand(queries, s) "
+        "p = LayerNormalization(e, g) kk = Transpose<perm=[0,2,1]>(t) a = MatMul(p, kk) b = Softmax(a) "
+        "m = MatMul(b, t) r = Add(e, m) l = LayerNormalization(r, g) f = ReduceMean<keepdims=0>(l, one)"
+    )
+    proto = model(
+        STEM + " t = Reshape(h, flat) " + body,
+        "float[N,3,16,16] x",
+        **WEIGHTS,
+        **nets.weights(queries=(1, 4, 4), g=(4,)),
+        **integers(**LISTS, more=[4, 4]),
+    )
+    listed = known(proto)
+    assert {"c", "t"} < set(listed)
+    assert not {"r", "l", "e", "p"} & set(listed)
+
+
 def test_joined_grids_have_none():
     proto = after(
         "s = Reshape(h, flat) a = Slice(h, one, far, one) b = Reshape(a, flat) k = Concat<axis=1>(s, b)",

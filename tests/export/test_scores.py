@@ -263,6 +263,37 @@ def test_of_one_map_the_likely_pixels_count(tmp_path, end, probability):
     )
 
 
+def test_a_depth_is_one_map(tmp_path):
+    """(N, H, W): one number per place, and no class."""
+    net = nets.model(
+        "r = Conv(x, eye) c = Conv<pads=[1,1,1,1]>(r, w, b) s = Softplus(c) y = Squeeze(s, one)",
+        "float[N,3,16,24] x",
+        "float[N,16,24] y",
+        {**nets.weights(w=(1, 3, 3, 3), b=(1,)), "one": np.array([1]), **EYE},
+    )
+    file = Rewritten(net, tmp_path)
+    assert (file.record.score.task, file.record.score.classes) == ("segmentation", 1)
+    x = images(net)
+    out = file.run(x)
+    np.testing.assert_allclose(out[SCORE], out["y"].sum((1, 2)), rtol=1e-5)
+    region = np.zeros((3, 16, 24), np.float32)
+    region[:, 4:9, 10:20] = 1
+    found = file.run(x, **fed(REGION, region))
+    np.testing.assert_allclose(found[SCORE], (out["y"] * region).sum((1, 2)), rtol=1e-5)
+    assert not found["cam.gradients.r"][:, :, 12:].any()
+    assert file.slope_error(x, **fed(REGION, region)) < 2e-3
+
+
+def test_a_small_map_is_one_if_it_is_said_to_be(tmp_path):
+    net = nets.model(
+        "r = Conv(x, eye) c = Conv<pads=[1,1,1,1]>(r, w, b) y = Squeeze(c, one)",
+        "float[N,3,6,5] x",
+        "float[N,6,5] y",
+        {**nets.weights(w=(1, 3, 3, 3), b=(1,)), "one": np.array([1]), **EYE},
+    )
+    assert Rewritten(net, tmp_path, {"task": "segmentation"}).record.score.classes == 1
+
+
 # -- detection ----------------------------------------------------------------------------------------
 
 
