@@ -1,6 +1,6 @@
 """Gradients through Scan and Loop: the repetitions once more, and then backwards.
 
-Beside a loop stands a replay of it, which also keeps the state that each repetition began with. A Scan then
+Beside a loop stands a replay of it, which also keeps the state that each repetition began with. Another then
 goes through those from the last to the first: from the gradient of the state behind a repetition it makes
 that of the state before, and adds up that of what the body read from outside.
 """
@@ -173,7 +173,7 @@ class Loop:
 
     Attributes:
         places: where it has what.
-        inner: of a copy of its body, which becomes that of the Scan that goes back.
+        inner: of a copy of its body, which becomes that of the loop back.
         reached: the values of the copy that depend on what counts.
         states, scanned: which states and which scanned inputs count.
         captured: the values outside that the gradient flows to.
@@ -282,7 +282,7 @@ def settle(loop: Loop, seeds: Seeds, ends: Mapping[ir.Value, Var]) -> None:
 
 
 def turned_back(op: Builder, loop: Loop, seeds: Seeds) -> list[tuple[ir.Value, Var]]:
-    """Append the replay, where a step back needs it, and the Scan whose body was settled.
+    """Append the replay, where a step back needs it, and the loop back, whose body was settled.
 
     Returns:
         The gradients of what the loop starts from, reads from outside and goes through.
@@ -299,6 +299,11 @@ def turned_back(op: Builder, loop: Loop, seeds: Seeds) -> list[tuple[ir.Value, V
         begun = [*(before[k] for k in kept), *([graph.inputs[0]] * places.counts)]
         stacks = _replay(op, places, kept)
         scanned += [_Slice(stack, here, 0, 1) for stack, here in zip(stacks, begun, strict=True)]
+    to = [loop.start(k) for k in loop.states] + [*loop.captured]
+    to += [loop.start(places.states + j) for j in loop.scanned]
+    if places.counts:
+        node = _looped_back(op, loop.inner, seeds, scanned)
+        return [(value, Var(g, op, dims_of(value))) for value, g in zip(to, node.outputs, strict=True)]
     graph.inputs[:] = [*(here.value for _, here in seeds.carried), *(part.here for part in scanned)]
     attributes = [
         ir.AttrInt64("num_scan_inputs", len(scanned)),
@@ -312,9 +317,31 @@ def turned_back(op: Builder, loop: Loop, seeds: Seeds) -> list[tuple[ir.Value, V
         ]
     inputs = [*(first.value for first, _ in seeds.carried), *(part.tensor.value for part in scanned)]
     node = _appended(op, "Scan", inputs, graph, attributes)
-    to = [loop.start(k) for k in loop.states] + [*loop.captured]
-    to += [loop.start(places.states + j) for j in loop.scanned]
     return [(value, Var(g, op, dims_of(value))) for value, g in zip(to, node.outputs, strict=True)]
+
+
+def _looped_back(op: Builder, inner: Builder, seeds: Seeds, scanned: Sequence[_Slice]) -> ir.Node:
+    """A Loop goes back as one, since it may repeat nothing, and ONNX Runtime's Scan wants slices."""
+    graph = inner.graph
+    number = ir.Value(
+        name=inner.unique(f"{NODE_PREFIX}{inner.scope}step"),
+        type=ir.TensorType(ir.DataType.INT64),
+        shape=ir.Shape([]),
+    )
+    going = ir.Value(
+        name=inner.unique(f"{NODE_PREFIX}{inner.scope}going"),
+        type=ir.TensorType(ir.DataType.BOOL),
+        shape=ir.Shape([]),
+    )
+    count = op.Squeeze(op.Shape(scanned[-1].tensor, start=0, end=1), [0], dims=())
+    at = inner.wrap(count.value) - inner.wrap(number) - 1
+    for part in scanned:
+        read = inner.Gather(inner.wrap(part.tensor.value), at, axis=part.axis)
+        ir.convenience.replace_all_uses_with(part.here, read.value, replace_graph_outputs=True)
+    _close(inner, [inner.wrap(going), *map(inner.wrap, graph.outputs)])
+    graph.inputs[:] = [number, going, *(here.value for _, here in seeds.carried)]
+    graph.sort()
+    return _appended(op, "Loop", [count.value, None, *(first.value for first, _ in seeds.carried)], graph, [])
 
 
 def _replay(op: Builder, places: Places, kept: Sequence[int]) -> list[Var]:

@@ -232,6 +232,24 @@ def test_what_onnx_runtime_alone_computes(c: Case) -> None:
         assert abs(slope - np.sum(g * u)) < 2e-3 * np.linalg.norm(g), name
 
 
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_one_file_for_any_number_of_repetitions(count: int) -> None:
+    """A number that the run time reads: x is halved so often, and with none of it nothing happens."""
+    c = loop(
+        "halved",
+        "y = Loop(n, go, x)<body = b (int64 i, bool p, TYPE[2,4] h) => (bool q, TYPE[2,4] k) "
+        "{ q = Identity(p); k = Mul(h, w) }>",
+        w=np.array(0.5),
+        n=np.array(count),
+        feeds=("n",),
+    )
+    y, (x, w) = in_runtime(c)
+    seed = seed_like(y)
+    np.testing.assert_allclose(x, seed * 0.5**count, rtol=1e-6)
+    expected = np.sum(seed * arrays(c)["x"]) * count * 0.5 ** (count - 1)
+    np.testing.assert_allclose(w, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("c", RECURRENT, ids=lambda c: c.name)
 def test_any_batch(c: Case) -> None:
     """One graph is right at two sizes of the batch."""
