@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--pairs 15] [--threads 1] [--only NAME] [--json FILE]
 
 For each network, layer and batch: plain ONNX Runtime inference of the plain export; the explainable file
-alone (all of its outputs computed, those of the layer fetched); the whole ``Explainer`` call with its
+alone (all of its outputs computed, those of the layer fetched); the same made with ``seed=True``, so that it
+takes the weights of any linear functional, and unfed; the whole ``Explainer`` call with its
 post-processing; and pytorch-grad-cam on the same weights. A and B take turns (A B A B ...); a figure is the
 median of the ratios of the pairs. Spinning is off: two spinning sessions spoil each other's figures.
 """
@@ -59,6 +60,7 @@ class Row:
     batch: int
     plain_ms: float
     file: float
+    seeded: float
     call: float
     pytorch_grad_cam: float | None
 
@@ -111,8 +113,13 @@ def measure(job: Job, batches: Sequence[int], pairs: int, threads: int, peer: bo
         for layer in job.layers:
             path = Path(folder, "model.cam.onnx")
             export_torch(model, torch.randn(1, 3, 224, 224), path, layers=layer)
+            general = Path(folder, "seeded.cam.onnx")
+            export_torch(model, torch.randn(1, 3, 224, 224), general, layer, {"seed": True})
             explainer = onnxcam.Explainer(path, ["CPUExecutionProvider"], session_options=options(threads))
-            file = onnxruntime.InferenceSession(path, options(threads), providers=["CPUExecutionProvider"])
+            file, seeded = (
+                onnxruntime.InferenceSession(p, options(threads), providers=["CPUExecutionProvider"])
+                for p in (path, general)
+            )
             entry = file.get_inputs()[0].name
             fetched = [file.get_outputs()[0].name, activations_name(layer), gradients_name(layer)]
             for batch in batches:
@@ -120,11 +127,13 @@ def measure(job: Job, batches: Sequence[int], pairs: int, threads: int, peer: bo
                 inference = functools.partial(plain.run, None, {name: x})
                 explanation = functools.partial(explainer.explain_tensor, x)
                 alone = functools.partial(file.run, fetched, {entry: x})
+                taking_weights = functools.partial(seeded.run, fetched, {entry: x})
                 file_ratio, plain_ms = ratio(inference, alone, pairs)
+                seeded_ratio, _ = ratio(inference, taking_weights, pairs)
                 call_ratio, _ = ratio(inference, explanation, pairs)
                 peers = peer_ratio(job, model, layer, x, explanation, pairs) if peer else None
                 short = job.name.removeprefix("timm:")
-                rows.append(Row(short, layer, batch, plain_ms, file_ratio, call_ratio, peers))
+                rows.append(Row(short, layer, batch, plain_ms, file_ratio, seeded_ratio, call_ratio, peers))
                 print(line(rows[-1]), flush=True)
     return rows
 
@@ -156,7 +165,7 @@ def options(threads: int) -> Any:
 
 
 HEADER = (
-    f"{'network':24} {'layer':16} {'batch':>5} {'plain ms':>9} {'file':>7} {'call':>7} "
+    f"{'network':24} {'layer':16} {'batch':>5} {'plain ms':>9} {'file':>7} {'seeded':>7} {'call':>7} "
     f"{'pytorch-grad-cam':>17}"
 )
 
@@ -164,7 +173,7 @@ HEADER = (
 def line(row: Row) -> str:
     """A row of the table."""
     peer = f"{row.pytorch_grad_cam:16.1f}x" if row.pytorch_grad_cam is not None else f"{'-':>17}"
-    ours = f"{row.plain_ms:9.1f} {row.file:6.3f}x {row.call:6.3f}x"
+    ours = f"{row.plain_ms:9.1f} {row.file:6.3f}x {row.seeded:6.3f}x {row.call:6.3f}x"
     return f"{row.model:24} {row.layer:16} {row.batch:5} {ours} {peer}"
 
 
