@@ -337,7 +337,12 @@ def test_the_gradient_of_a_tiny_probability_is_no_zero_in_bfloat16(tmp_path):
 @real
 @pytest.mark.parametrize(
     ("name", "layer", "how", "least"),
-    [("squeezenet1.1", "auto", "imagenet", 0.999), ("mobilenet_v2", "auto", IMAGENET, 0.999)],
+    [
+        ("squeezenet1.1", "auto", "imagenet", 0.999),
+        ("mobilenet_v2", "auto", IMAGENET, 0.999),
+        # Rounding the weights alone, in a file of single precision, moves these as much.
+        ("squeezenet1.1", "fire5/concat_1", "imagenet", 0.99),
+    ],
 )
 @pytest.mark.parametrize("method", ["gradcam", "layercam"])
 def test_real_maps_in_bfloat16_are_those_of_single_precision(tmp_path, name, layer, how, least, method):
