@@ -14,11 +14,13 @@ import onnx
 import onnx.reference
 import onnx_ir as ir
 
-from .gradients.builder import dims_of
+from ..errors import ModelError
+from .gradients.builder import Dim, dims_of
 from .gradients.registry import constant
 from .shapes import infer_shapes
 
 _MOST = 1024  #: elements
+_BATCHES = (5, 7)
 _RANDOM = frozenset(
     "RandomUniform RandomNormal RandomUniformLike RandomNormalLike Bernoulli Multinomial".split()
 )
@@ -29,16 +31,82 @@ Array = np.ndarray[Any, Any]
 def settle_shapes(model: ir.Model) -> None:
     """Note the shapes of a model, in place: what is computed with them may tell more shapes.
 
+    Where an open batch hides other sizes (ONNX's inference does not cancel it from a Reshape), those that
+    are the same for two batches are noted.
+
     Raises:
         ModelError: see :func:`.shapes.infer_shapes`.
     """
     said = {v: v.shape for node in model.graph for v in node.outputs}
+    _settle(model, said)
+    if any(_made_up(d) for v in said if _is_real(v) for d in dims_of(v) or (None,)):
+        said |= _at_two_batches(model, said)
+        _settle(model, said)
+
+
+def _settle(model: ir.Model, said: Mapping[ir.Value, ir.Shape | None]) -> None:
+    """Infer and fold by turns. ``said``: by value, what holds beside what is inferred."""
     fold_sizes(model.graph)
-    infer_shapes(model)
-    while fold_sizes(model.graph):
+    while True:
         for value in (v for node in model.graph for v in node.outputs):
             value.shape = said[value]  # not the symbols that inference made up
         infer_shapes(model)
+        if not fold_sizes(model.graph):
+            return
+
+
+def _at_two_batches(
+    model: ir.Model, said: Mapping[ir.Value, ir.Shape | None]
+) -> dict[ir.Value, ir.Shape | None]:
+    """The shapes that become known if the batch is fixed: sizes that do not change with it, and it itself."""
+    first, second = (_at_batch(model, said, n) for n in _BATCHES)
+    symbols = {dims[0] for v in model.graph.inputs if (dims := dims_of(v)) and not isinstance(dims[0], int)}
+    known: dict[ir.Value, ir.Shape | None] = {}
+    for value in said:
+        a, b = first.get(value.name), second.get(value.name)
+        if a is None or b is None or len(a) != len(b):
+            continue
+        dims = dims_of(value) or (None,) * len(a)
+        known[value] = ir.Shape(
+            [
+                d
+                if not _made_up(d)
+                else x
+                if isinstance(x, int) and x == y
+                else next(iter(symbols))
+                if (x, y) == _BATCHES and len(symbols) == 1
+                else None
+                for d, x, y in zip(dims, a, b, strict=True)
+            ]
+        )
+    return known
+
+
+def _at_batch(
+    model: ir.Model, said: Mapping[ir.Value, ir.Shape | None], batch: int
+) -> dict[str | None, tuple[Dim, ...] | None]:
+    """The shapes by name if the open first axes of all inputs have this size."""
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        dims = dims_of(value)
+        if dims and not isinstance(dims[0], int):
+            value.shape = ir.Shape([batch, *dims[1:]])
+    by_name = {v.name: shape for v, shape in said.items()}
+    values = {v: by_name[v.name] for node in copy.graph for v in node.outputs}
+    try:
+        _settle(copy, values)
+    except ModelError:
+        return {}
+    return {v.name: dims_of(v) for v in values}
+
+
+def _is_real(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _made_up(size: Dim) -> bool:
+    """Whether a size is a symbol of ONNX's inference, which nothing else has."""
+    return size is None or (isinstance(size, str) and size.startswith("unk__"))
 
 
 def fold_sizes(graph: ir.Graph) -> bool:

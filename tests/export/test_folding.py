@@ -76,6 +76,41 @@ def test_a_size_that_is_open_is_computed_at_run_time():
     assert not isinstance(known["p"][3], int)
 
 
+def flattened_by_size(inputs):
+    """Cells to tokens, as traces spell it: ``x.reshape(x.shape[0], 5, -1)``."""
+    made = model(
+        "c = Conv(x, w) s = Shape(c) n = Gather(s, first) u = Unsqueeze(n, zero) "
+        "shape = Concat<axis=0>(u, five, rest) r = Reshape(c, shape) t = Transpose<perm=[0,2,1]>(r) "
+        "p = ReduceMean<keepdims=0>(t, one) y = Flatten(p)",
+        inputs=inputs,
+        initializers=weights(w=(5, 3, 3, 3)),
+    )
+    for name, listed in {"first": 0, "zero": [0], "five": [5], "rest": [-1], "one": [1]}.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(listed, np.int64), name))
+    return made
+
+
+def test_an_open_batch_hides_no_other_size():
+    _, known = shapes(flattened_by_size("float[N,3,8,6] x"))
+    assert known["t"] == ["N", 24, 5]
+    _, known = shapes(flattened_by_size("float[N,3,H,6] x"))
+    assert [isinstance(d, int) for d in known["t"]] == [False, False, True]
+
+
+def test_a_size_that_grows_with_the_batch_stays_open():
+    made = model(
+        "r = Reshape(x, rows) t = Transpose<perm=[1,0]>(r) y = ReduceMean<keepdims=0>(t, zero)",
+        inputs="float[N,3,8,6] x",
+        outputs="float[M] y",
+    )
+    for name, listed in {"rows": [-1, 6], "zero": [0]}.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(listed, np.int64), name))
+    _, known = shapes(made)
+    assert known["t"][0] == 6
+    assert not isinstance(known["t"][1], int)
+    assert known["t"][1] != "N"
+
+
 def test_what_is_no_arithmetic_on_sizes_stays():
     made = model(
         "draw = RandomUniform<shape=[3], dtype=1>() bits = Bernoulli<dtype=7>(ones) "
