@@ -437,6 +437,9 @@ def test_what_torch_cannot_export(net, image, tmp_path):
     ) as e:
         export_torch(Branching(), image, tmp_path / "out.cam.onnx", layers="net.relu")
     assert "data-dependent" in str(e.value)
+    assert "Its older exporter would keep, for all inputs, the branch that example_inputs take." in str(
+        e.value
+    )
     assert len(str(e.value)) < 600
     assert left(tmp_path) == []
 
@@ -482,6 +485,11 @@ def test_the_older_exporter_and_the_layer_unasked(image, tmp_path):
     _, activations, gradients = networks.by_autograd(model, image, ["twice"], [1, 2])
     np.testing.assert_allclose(raw["cam.gradients.twice"], gradients["twice"], atol=1e-6)
     np.testing.assert_allclose(raw["cam.activations.twice"], activations["twice"], atol=1e-5)
+
+
+def test_the_older_exporter_ends_at_opset_20(image, tmp_path):
+    report = export_torch(Traced().eval(), image, tmp_path / "out.cam.onnx", layers="relu", opset=21)
+    assert report.opset == 20
 
 
 def test_the_older_exporter_and_a_logit_that_no_module_returns(image, tmp_path):
