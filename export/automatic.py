@@ -25,6 +25,8 @@ def best_layer(
         spatial: the tensors on the way to it that have a grid, in topological order; at least one.
         known: the layouts of the graph's values.
     """
+    ranks = {v: len(grid_of(known[v], dims_of(v) or ())) for v in spatial}
+    spatial = [v for v in spatial if ranks[v] == max(ranks.values())]  # not the time of averaged frames
     tokens = [v for v in spatial if _is_tokens(known[v])]
     spatial = [v for v in spatial if known[v].kind != "factored"] or spatial
     if found.score.task == "segmentation" and (value := _deepest(graph, spatial, known)) is not None:

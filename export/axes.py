@@ -237,11 +237,9 @@ def contracted(terms: Sequence[Term], labels: str, dims: Dims) -> Axes | None:
         kept.append(own)
     found: list[Axis] = []
     for label, d in zip(labels, dims, strict=True):
-        axis = next((k[label] for k in kept if label in k), None)
-        if axis is None:
-            weight = any(t.constant and label in t.labels for t in terms)
-            axis = atom("C" if weight else LOST, d)
-        found.append(axis)
+        known = [k[label] for k in kept if label in k]
+        weight = any(t.constant and label in t.labels for t in terms)
+        found.append(known[0] if known else atom("C" if weight else LOST, d))
     return tuple(found)
 
 

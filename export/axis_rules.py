@@ -115,12 +115,12 @@ def sized(axes: Axes, dims: Dims) -> Axes:
 
 @rule(
     """
-    Abs Add And BiasGelu BitShift Cast CastLike Ceil Celu Clip CumSum DequantizeLinear Div Dropout Elu Erf Exp
-    FastGelu Floor Gelu HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LayerNormalization LeakyRelu Log
-    LogSoftmax LpNormalization Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pow
-    QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu Round ScatterElements ScatterND Selu Shrink
-    Sigmoid Sign Sin Cos SimplifiedLayerNormalization SkipLayerNormalization Softmax Softplus Softsign Sqrt
-    Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+    Abs Add And BiasGelu BitShift Cast CastLike Ceil Celu Clip Cos CumSum DequantizeLinear Div Dropout
+    DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish Hardmax Identity IsInf IsNaN
+    LayerNormalization LeakyRelu Log LogSoftmax LpNormalization Max Mean MeanVarianceNormalization Min Mish
+    Mod Mul Neg Not Or PRelu Pow QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu Round
+    ScatterElements ScatterND Selu Shrink Sigmoid Sign SimplifiedLayerNormalization Sin
+    SkipLayerNormalization Softmax Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
     """
 )
 def _same_places(step: Step) -> Axes | None:
@@ -299,7 +299,8 @@ def _joined(step: Step) -> Axes | None:
     ]
     ints = [d for d in sizes if isinstance(d, int)]
     if letters([axes[k]]) and not others and len(ints) == len(sizes):
-        tokens = axes[k][0] if len(axes[k]) == 1 and isinstance(axes[k][0], Tokens) else None
+        first = axes[k][0]
+        tokens = first if len(axes[k]) == 1 and isinstance(first, Tokens) else None
         if tokens is not None or is_cells(axes[k]):
             found = (
                 Tokens(
@@ -331,7 +332,7 @@ def pieces(step: Step) -> Sequence[Axes | None]:
 # -- the neighbourhood ------------------------------------------------------------------------------
 
 
-@rule("Conv ConvTranspose DeformConv")
+@rule("Conv ConvTranspose DeformConv ConvInteger")
 def _convolved_anew(step: Step) -> Axes | None:
     weight = dims_of(step.node.inputs[1]) if step.node.inputs[1] is not None else None
     looks_around = weight is None or any(d != 1 for d in weight[2:])
@@ -356,7 +357,7 @@ def _convolved(step: Step) -> Axes | None:
     if step.source is None or step.before is None or len(step.source) != len(step.dims) or len(step.dims) < 3:
         return None
     groups = step.node.attributes.get_int("group", 1)
-    keeps = step.node.op_type not in ("Conv", "ConvTranspose", "DeformConv") or (
+    keeps = step.node.op_type not in ("Conv", "ConvTranspose", "DeformConv", "ConvInteger") or (
         groups == step.dims[1] == step.before[1]
     )
     grid = [
@@ -393,7 +394,7 @@ def _blocks(step: Step) -> Axes | None:
 # -- sums -------------------------------------------------------------------------------------------
 
 
-@rule("MatMul")
+@rule("MatMul MatMulInteger")
 def _multiplied(step: Step) -> Axes | None:
     a, b = step.node.inputs[:2]
     a_dims, b_dims = dims_of(a) if a else None, dims_of(b) if b else None

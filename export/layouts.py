@@ -7,6 +7,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from ..contract import Factor, Layout
+from ..grids import channel_axis
 from .axes import GRID, LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
 from .axis_rules import CHANNELS, Known, Step, axes_of, pieces, sized
 from .gradients.builder import Dims, dims_of
@@ -62,17 +63,17 @@ _OF_SIZES = ("Shape", "Size")  #: what depends on the image's size alone is a co
 def _seed(image: ir.Value, dims: Dims) -> Axes | None:
     """Of the input that takes the image; None where its channels cannot be told."""
     rank = len(dims)
-    grid = tuple(atom(letter, None) for letter in GRID[5 - rank :]) if 3 <= rank <= 5 else ()
-    first = (atom("N", None), atom("C", None), *grid)
-    last = (atom("N", None), *grid, atom("C", None))
-    users = {n.op_type for n in image.consumers()}
+    if not 3 <= rank <= 5:
+        return None
+    axis = channel_axis(dims)
     if rank == 3:
-        seen = first if "Conv" in users else last if users & {"MatMul", "LayerNormalization"} else None
-    elif rank in (4, 5):
-        seen = first if dims[1] in CHANNELS else last if dims[-1] in CHANNELS else None
-    else:
-        seen = None
-    return None if seen is None else sized(seen, dims)
+        users = {n.op_type for n in image.consumers()}
+        axis = 1 if "Conv" in users else 2 if users & {"MatMul", "LayerNormalization"} else 0
+    if axis == 0 or (rank > 3 and dims[axis] not in CHANNELS):
+        return None
+    letters_of = ["N", *GRID[5 - rank :]]
+    letters_of.insert(axis, "C")
+    return sized(tuple(atom(letter, None) for letter in letters_of), dims)
 
 
 def layout_of(axes: Axes, dims: Dims) -> Layout | None:

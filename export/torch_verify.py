@@ -141,10 +141,12 @@ def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> t
         lengths: torch.Tensor = tensor.flatten(1).norm(dim=1)
         return lengths.sum()
     if score.task == "segmentation":
-        axis = next(k for k in (1, 3) if tensor.shape[k] == score.classes)
-        region = tensor.argmax(axis) == fetched(CLASS)[:, None, None]
-        maps = tensor.take_along_dim(fetched(CLASS).reshape(-1, *[1] * (tensor.ndim - 1)), axis).squeeze(axis)
-        return (maps * region).sum()
+        if score.classes == 1:  # one map: what is likely
+            return tensor[tensor > (0.5 if score.probability else 0.0)].sum()
+        axis = next(k for k in (1, tensor.ndim - 1) if tensor.shape[k] == score.classes)
+        chosen = fetched(CLASS).reshape(-1, *[1] * (tensor.ndim - 1))
+        region = tensor.argmax(axis, keepdim=True) == chosen
+        return (tensor.take_along_dim(chosen, axis) * region).sum()
     if score.task == "detection":
         return None
     table = tensor.reshape(len(tensor), -1)

@@ -21,7 +21,9 @@ KEY = "onnxcam"  #: the metadata property that holds the record
 SCHEMA = 1  #: the newest schema that this version reads and the one it writes
 PREFIX = "cam."  #: every graph input and output that we add starts so
 CLASS_INDEX = "cam.class_index"  #: input, int64 [N]; -1 (the default) is each image's top class
-REGION = "cam.region"  #: input, float32 [N, h, w] over the image, any h and w: the pixels' weights
+REGION = (
+    "cam.region"  #: input, float32 [N, h, w] over the image, any h and w: the pixels' weights ([N, d, h, w])
+)
 BOX = "cam.box"  #: input, float32 [N, 4]: x1, y1, x2, y2 in pixels of the model's input
 REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is compared with
 SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
@@ -152,8 +154,9 @@ class Seed:
 class Score:
     """What is explained.
 
-    ``classification`` and ``regression``: one entry of (N, K), (N,) or (N, K, 1, ...). ``segmentation``: the
-    sum of one class's scores over a region of (N, K, H, W) or (N, H, W, K). ``detection``: the confidence of
+    ``classification`` and ``regression``: one entry of (N, K), (N,), or of any shape, counted row by row.
+    ``segmentation``: the sum of one class's scores over a region of (N, K, H, W), (N, H, W, K), (N, H, W), or
+    of volumes and signals likewise. ``detection``: the confidence of
     one box and class. ``embedding``: the cosine similarity of (N, D) to a reference.
 
     Attributes:

@@ -26,6 +26,7 @@ from .contract import (
     Record,
 )
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
+from .grids import channel_axis
 from .methods import Method
 from .providers import Provider
 from .result import Explanation
@@ -221,7 +222,7 @@ class Explainer:
         classes = self._classes(run, request)
         layer_maps = self._maps(run, request)
         size = _largest(layer_maps)
-        if len(whole) >= len(size):  # a video's features may have no time any more, but its rows and columns
+        if len(size) == len(whole) or (len(size), len(whole)) == (2, 3):  # frames, their time averaged
             size = whole[-len(size) :]
         heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
         boxes = run.arrays.get(CHOSEN_BOX)
@@ -230,8 +231,10 @@ class Explainer:
     def _count_classes(self) -> int | None:
         """As the file declares its scores; what the record says of it is a copy."""
         shapes = {o.name: o.shape for o in self._session.outputs}
-        declared = () if SCORE in shapes else shapes[self.record.score.output][1:2]
-        return next((n for n in declared if isinstance(n, int)), self.record.score.classes)
+        declared = (None,) if SCORE in shapes else shapes[self.record.score.output][1:]
+        sizes = [n for n in declared if isinstance(n, int)]
+        known = len(declared) > 0 and len(sizes) == len(declared)
+        return math.prod(sizes) if known else self.record.score.classes
 
     def _named(self, labels: Sequence[str]) -> tuple[str, ...]:
         if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
@@ -366,8 +369,10 @@ class Explainer:
         """Of an input's grid: (h, w), a signal's (l,) or a volume's (d, h, w); empty if it has none."""
         if not 3 <= len(shape) <= 5:
             return ()
-        last = inputs.channels_last(self._image, self.preprocess)
-        return shape[1:-1] if last else shape[2:]
+        channels = channel_axis(self._image.shape)
+        if len(shape) == 4:
+            channels = 3 if inputs.layout_of(self._image, self.preprocess) == "NHWC" else 1
+        return tuple(n for axis, n in enumerate(shape) if axis not in (0, channels))
 
     def _explanation(
         self,
@@ -455,10 +460,8 @@ def _as_input(wanted: Targets, size: tuple[int, ...]) -> Targets:
     """Regions at the model input's size."""
 
     def fitted(_: int, mask: NDArray[np.float32]) -> NDArray[np.float32]:
-        match size:
-            case (int(h), int(w)) if mask.shape != size:
-                return preprocess.resize_mask(mask, (h, w))
-        return mask
+        other = mask.ndim == len(size) and mask.shape != size
+        return preprocess.resize_mask(mask, size) if other else mask
 
     return targets.placed(wanted, lambda _, corners: corners, fitted)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .contract import Preprocess
 from .errors import TensorError
+from .grids import channel_axis
 from .session import TensorInfo
 
 
@@ -27,19 +28,7 @@ def layout_of(info: TensorInfo, recorded: Preprocess | None) -> Literal["NCHW", 
     """As recorded, else by where the declared shape has an image's channels."""
     if recorded is not None:
         return recorded.layout
-    shape = info.shape
-    return "NHWC" if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW"
-
-
-def channels_last(info: TensorInfo, recorded: Preprocess | None) -> bool:
-    """Whether an input's last axis are its channels; of signals and volumes, if it is clearly the shorter."""
-    if len(info.shape) == 4:
-        return layout_of(info, recorded) == "NHWC"
-    first, last = info.shape[1], info.shape[-1]
-    return isinstance(last, int) and (first > last if isinstance(first, int) else last <= _FEW_CHANNELS)
-
-
-_FEW_CHANNELS = 4
+    return "NHWC" if len(info.shape) == 4 and channel_axis(info.shape) == 3 else "NCHW"
 
 
 def size_of(info: TensorInfo, layout: str) -> tuple[int, int] | None:

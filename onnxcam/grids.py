@@ -82,6 +82,23 @@ def holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
     )
 
 
+def channel_axis(shape: Sequence[int | str | None]) -> int:
+    """Which axis of a model's input counts its channels, by where its shape has an image's.
+
+    Args:
+        shape: of the input, of rank 3 (a signal), 4 (an image) or 5 (a volume, or frames).
+    """
+    if len(shape) == 3:
+        first, last = shape[1:]
+        few = isinstance(last, int) and (last < first if isinstance(first, int) else last <= 4)
+        return 2 if few else 1
+    if len(shape) == 4:
+        return 3 if shape[3] in (1, 3) and shape[1] not in (1, 3) else 1
+    places = (1, 4, 2)  # of volumes, of their like in TensorFlow, of frames
+    counts = ((3,), (1,), (2, 4))  # colour and grey before anything else
+    return next((axis for some in counts for axis in places if shape[axis] in some), 1)
+
+
 def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
     """Cut the other tokens off, bring the factors in the order (N, C, z, y, x), and join them."""
     factors = _factors(layout)

@@ -197,10 +197,9 @@ def mask_to_input(mask: NDArray[np.float32], geometry: Geometry) -> NDArray[np.f
     return np.where(seen_part, mask[picked[0][:, None], picked[1]], np.float32(0))
 
 
-def resize_mask(mask: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Weights (h, w) at another size (H, W): the nearest."""
-    rows, columns = (_nearest(n, m) for n, m in zip(mask.shape, size, strict=True))
-    return mask[rows[:, None], columns]
+def resize_mask(mask: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Weights (h, w), of any rank, at another size (H, W): the nearest."""
+    return mask[np.ix_(*(_nearest(n, m) for n, m in zip(mask.shape, size, strict=True)))]
 
 
 def window(geometry: Geometry) -> tuple[slice, slice]:

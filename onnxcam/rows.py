@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import CLASS_INDEX, TOP_CLASS, Layout
-from .errors import TensorError
+from .errors import TargetError, TensorError
 from .feeds import shape_of
 from .grids import channels_first
 from .session import Session, TensorInfo
@@ -78,6 +78,12 @@ def run(
     batched = [i.name for i in session.inputs if i.name in feeds and _follows(i, image, feeds, count)]
     chosen = list(dict.fromkeys(name for feed in targets.feeds for name in feed))
     asked = stacked(targets, chosen)
+    for name, array in asked.items():
+        if len(session.choices[name].shape) != array.ndim:
+            raise TargetError(
+                f"The model takes '{name}' as {session.choices[name]}, but the targets give "
+                f"{array.shape[1:]} for each image."
+            )
     parts = []
     for part in pieces:
         index, classes = targets.image_index[part], targets.class_index[part]

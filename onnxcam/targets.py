@@ -27,7 +27,7 @@ class Region:
     Attributes:
         of: the class; None: the one with most pixels.
         mask: (H, W) bool, or weights, at the photo's size for ``explain`` and the model input's for
-            ``explain_tensor``; None: the pixels that the model gives to the class.
+            ``explain_tensor`` ((D, H, W) of a volume); None: the pixels that the model gives to the class.
     """
 
     of: Class | None = None
@@ -249,7 +249,12 @@ def _region(target: Region, file: _File) -> _Row:
     feeds = {}
     if target.mask is not None:
         mask = np.asarray(target.mask)
-        if mask.ndim != 2 or mask.dtype.kind not in "bfui" or not np.isfinite(mask).all() or not mask.size:
+        if (
+            mask.ndim not in (1, 2, 3)
+            or mask.dtype.kind not in "bfui"
+            or not np.isfinite(mask).all()
+            or not mask.size
+        ):
             raise TargetError(
                 f"The mask of a Region is (H, W), bool or finite, not {mask.dtype} {mask.shape}."
             )

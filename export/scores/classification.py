@@ -1,6 +1,8 @@
-"""One entry of a vector: the logit of a class, or a regressed number."""
+"""One entry of a vector: the logit of a class, or a regressed number, of a tensor of any shape."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import onnx_ir as ir
@@ -29,14 +31,16 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     if spec.probability:
         value = chosen
     dims = dims_of(value) or dims_of(chosen)
-    if dims is None or not one_per_class(dims):
+    anything = bool(spec.seed) or spec.task == "regression"  # then its entries are counted row by row
+    if dims is None or not (one_per_class(dims) or (anything and dims)):
         shape = "unknown" if dims is None else str(list(dims))
         raise ScoreError(
             f"The score {name!r} has shape {shape}; a class score has one number per class, [N, K]. "
             "Name another output with `score=`, or say with `task=` what it is: segmentation, detection, "
             "embedding."
         )
-    classes = 1 if len(dims) == 1 else dims[1] if isinstance(dims[1], int) else None
+    sizes = [d for d in dims[1:] if isinstance(d, int)]
+    classes = math.prod(sizes) if len(sizes) == len(dims) - 1 else None
 
     def choose(op: Builder) -> Choice:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))

@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from ...contract import CLASS_INDEX, REGION, TOP_CLASS, Score
 from ...errors import ScoreError
+from ...grids import channel_axis
 from ..gradients.builder import Builder, Dims, Var, dims_of
+from ..paths import image_input
 from .found import Choice, FoundScore, ScoreSpec, arg_max, find_tensor, hot, logit, optional_input
 
 
@@ -32,7 +34,8 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         shape = "unknown" if dims is None else str(list(dims))
         raise ScoreError(
             f"The score {name!r} has shape {shape}; a segmentation has one map per class, [N, K, H, W] or "
-            "[N, H, W, K], or one map alone, [N, H, W]. Name another output with `score=`."
+            "[N, H, W, K] (of volumes [N, K, D, H, W]), or one map alone, [N, H, W]. Name another output "
+            "with `score=`."
         )
     size = 1 if single else dims[axis]
     classes = size if isinstance(size, int) else None
@@ -41,7 +44,9 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
 
     def choose(op: Builder) -> Choice:
         index = optional_input(op, CLASS_INDEX, np.asarray([TOP_CLASS], dtype=np.int64))
-        wished = optional_input(op, REGION, np.full((1, 1, 1), np.nan, dtype=np.float32))
+        rank = 4 if single else len(dims)
+        grid = [*range(1, rank - 1)]
+        wished = optional_input(op, REGION, np.full((1,) * (rank - 1), np.nan, dtype=np.float32))
         y, output = (_with_class(op, op.single(op.wrap(v)), single) for v in (value, chosen))
         labels = arg_max(op, output, axis)
         if classes == 1:
@@ -50,17 +55,18 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
             labels = Var((likely - 1).value, op, labels.dims)  # -1: of no class
         top = _most_pixels(op, labels, output, axis, spec.background)
         wanted = op.Where(index < 0, top, index, dims=y.shape[:1])
-        mine = op.mask(op.Equal(labels, op.Unsqueeze(wanted, [1, 2], dims=(y.shape[0], 1, 1))), wished)
+        everywhere = op.Unsqueeze(wanted, grid, dims=(y.shape[0], *[1] * len(grid)))
+        mine = op.mask(op.Equal(labels, everywhere), wished)
         mine = Var(mine.value, op, labels.dims)
         fed = _at_size(op, wished, labels)
         region = op.Unsqueeze(op.where(op.IsNaN(fed), mine, fed), [axis])
-        dims = tuple(1 if k == axis else d for k, d in enumerate(y.shape))
-        region = Var(op.cast(region, y.dtype).value, op, dims)
+        one = tuple(1 if k == axis else d for k, d in enumerate(y.shape))
+        region = Var(op.cast(region, y.dtype).value, op, one)
         seed = hot(op, wanted, y, axis) * region
         cotangent = op.Squeeze(seed, [1], dims=labels.dims) if single else seed
         return Choice(
             {value: cotangent},
-            lambda: op.cast(op.sum(y * seed, [1, 2, 3], keepdims=False), ir.DataType.FLOAT),
+            lambda: op.cast(op.sum(y * seed, [*range(1, rank)], keepdims=False), ir.DataType.FLOAT),
             lambda: wanted,
         )
 
@@ -79,15 +85,20 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
 def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
     """Which axis of (N, K, H, W) or (N, H, W, K) counts the classes; None if it is no such tensor.
 
-    The last, where the other two fit the image better: they are in its proportion, or the image itself
-    has its channels last.
+    Of images the last, where the other two fit the image better: they are in its proportion, or the image
+    itself has its channels last. Of volumes and signals, where the input is of their rank, as it has them.
     """
+    if len(dims) in (3, 5):
+        whole = dims_of(image_input(graph)) or ()
+        if len(whole) != len(dims) or all(d == 1 for d in dims[2:]):
+            return None
+        return len(dims) - 1 if channel_axis(whole) == len(dims) - 1 else 1
     if len(dims) != 4 or all(d == 1 for d in dims[2:]):
         return None
     image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
     if image is None or not all(isinstance(d, int) for d in (*dims[1:], *image[1:])):
-        return 3 if image is not None and image[3] in (1, 3) and image[1] not in (1, 3) else 1
-    last = image[3] in (1, 3) and image[1] not in (1, 3)
+        return 1 if image is None else channel_axis(image)
+    last = channel_axis(image) == 3
     h, w = image[1:3] if last else image[2:4]
     fits = {1: _stretch(dims[2:4], (h, w)), 3: _stretch(dims[1:3], (h, w))}
     preferred = 3 if last else 1
@@ -99,7 +110,7 @@ def is_map(graph: ir.Graph, dims: Dims) -> bool:
     image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
     if image is None or len(dims) != 3:
         return False
-    h, w = image[1:3] if image[3] in (1, 3) and image[1] not in (1, 3) else image[2:4]
+    h, w = image[1:3] if channel_axis(image) == 3 else image[2:4]
     if not all(isinstance(d, int) for d in (*dims[1:], h, w)):
         return False
     return min(int(d or 0) for d in dims[1:]) >= _A_MAP and _stretch(dims[1:], (h, w)) == 0

@@ -171,6 +171,31 @@ def test_layers_of_other_ranks_have_no_common_heatmap(tmp_path):
         explainer.explain_tensor(x, layers="r").overlay()
 
 
+def test_frames_of_a_video(tmp_path):
+    """(N, T, 3, H, W): convolutions see one frame after another, and the head averages their answers."""
+    proto = model(
+        "a = Reshape(x, frames) c = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w) r = Relu(c) "
+        "g = GlobalAveragePool(r) b = Reshape(g, clips) f = ReduceMean<keepdims=0>(b, one)",
+        "float[N,5,3,8,12] x",
+        **nets.weights(w=(4, 3, 3, 3)),
+        **integers(frames=[-1, 3, 8, 12], clips=[-1, 5, 4], one=[1]),
+    )
+    listed = list_layers(proto)
+    assert (listed[0].tensor, listed[0].grid) == ("r", (5, 4, 6))
+    assert known(proto)["b"].grid == (5,)  # the frames alone: may be named, is not taken unasked
+    source = tmp_path / "model.onnx"
+    onnx.save(proto, source)
+    rewrite_onnx(source, tmp_path / "out.cam.onnx")
+    explainer = Explainer(tmp_path / "out.cam.onnx", "cpu")
+    x = random(2, 5, 3, 8, 12)
+    result = explainer.explain_tensor(x, "hirescam")
+    assert (result.maps.shape, result.heatmaps.shape) == ((2, 5, 4, 6), (2, 5, 8, 12))
+    silent = x.copy()
+    silent[:, 3] = 0  # without a bias, a frame of zeros has no activations
+    assert not explainer.explain_tensor(silent, "hirescam").maps[:, 3].any()
+    assert explainer.explain_tensor(silent, "hirescam").maps[:, 2].any()
+
+
 def test_channels_of_signals_may_come_last(tmp_path):
     proto = model(
         "n = LayerNormalization(x, g) m = MatMul(n, w) r = Relu(m) f = ReduceMean<keepdims=0>(r, one)",

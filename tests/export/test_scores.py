@@ -11,10 +11,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from onnxcam import contract
+from onnxcam import Explainer, contract
 from onnxcam.contract import BOX, CHOSEN_BOX, CLASS, CLASS_INDEX, REFERENCE, REGION, SCORE, SEED
-from onnxcam.errors import ScoreError
+from onnxcam.errors import ScoreError, TargetError
 from onnxcam.export import ScoreSpec, list_layers, rewrite_onnx
+from onnxcam.targets import Region
 
 from .. import nets
 
@@ -261,6 +262,77 @@ def test_of_one_map_the_likely_pixels_count(tmp_path, end, probability):
     np.testing.assert_allclose(
         file.run(x, **fed(REGION, region))["cam.gradients.r"], out["cam.gradients.r"], rtol=1e-5, atol=1e-6
     )
+
+
+VOLUME = nets.model(
+    "r = Conv(x, eye) c = Conv<pads=[1,1,1,1,1,1]>(r, w, b) y = Tanh(c)",
+    "float[N,3,4,6,5] x",
+    "float[N,4,4,6,5] y",
+    {**nets.weights(w=(4, 3, 3, 3, 3), b=(4,)), "eye": EYE["eye"][..., None]},
+)
+SIGNAL = nets.model(
+    "r = Conv(x, eye) c = Conv<pads=[1,1]>(r, w, b) y = Tanh(c)",
+    "float[N,3,16] x",
+    "float[N,4,16] y",
+    {**nets.weights(w=(4, 3, 3), b=(4,)), "eye": EYE["eye"][..., 0]},
+)
+
+
+@pytest.mark.parametrize("net", [VOLUME, SIGNAL], ids=["volume", "signal"])
+def test_classes_of_volumes_and_signals(tmp_path, net):
+    """A region has the axes of the grid."""
+    file = Rewritten(net, tmp_path)
+    assert (file.record.score.task, file.record.score.classes) == ("segmentation", 4)
+    x = images(net)
+    out = file.run(x)
+    labels = out["y"].argmax(1)
+    top = [np.bincount(label.ravel(), minlength=4).argmax() for label in labels]
+    np.testing.assert_array_equal(out[CLASS], top)
+    wanted = [y[k][label == k].sum() for y, k, label in zip(out["y"], top, labels, strict=True)]
+    np.testing.assert_allclose(out[SCORE], wanted, rtol=1e-5)
+    region = np.zeros((3, *x.shape[2:]), np.float32)
+    region[:, 1:3] = 1
+    asked = {CLASS_INDEX: np.array([1, 1, 1]), REGION: region}
+    found = file.run(x, **asked)
+    np.testing.assert_allclose(found[SCORE], (out["y"][:, 1] * region).reshape(3, -1).sum(1), rtol=1e-5)
+    assert file.slope_error(x, **asked) < 4e-3
+
+
+def test_a_mask_has_the_axes_of_the_grid(tmp_path):
+    Rewritten(VOLUME, tmp_path)
+    explainer = Explainer(tmp_path / "model.cam.onnx", "cpu")
+    x = images(VOLUME)
+    whole = explainer.explain_tensor(x, target=Region(1, np.ones((4, 6, 5))))
+    half = explainer.explain_tensor(x, target=Region(1, np.ones((2, 3, 5))))  # of another size
+    np.testing.assert_allclose(half.scores, whole.scores, rtol=1e-5)
+    with pytest.raises(
+        TargetError, match=r"takes 'cam.region' as .*, but the targets give \(6, 5\) for each"
+    ):
+        explainer.explain_tensor(x, target=Region(1, np.ones((6, 5))))
+
+
+@pytest.mark.parametrize("score", [{"seed": True, "task": "regression"}, {"task": "regression"}])
+def test_an_output_of_any_shape_is_explained_by_entry_or_by_weights(tmp_path, score):
+    net = nets.model(
+        "r = Conv(x, eye) c = Conv<strides=[2,2]>(r, w) q = Reshape(c, s) y = Tanh(q)",
+        "float[N,3,6,8] x",
+        "float[N,4,2,6] y",
+        {**nets.weights(w=(4, 3, 2, 2)), "s": np.array([0, 4, 2, 6]), **EYE},
+    )
+    file = Rewritten(net, tmp_path, score)
+    assert file.record.score.classes == 48
+    x = images(net)
+    asked = fed(CLASS_INDEX, [5, 17, 47])
+    flat = file.run(x, **asked)["y"].reshape(3, -1)
+    slope = file.slope_error(x, lambda o: o["y"].reshape(3, -1)[range(3), [5, 17, 47]], **asked)
+    assert slope < 2e-3
+    explainer = Explainer(tmp_path / "model.cam.onnx", "cpu")
+    np.testing.assert_allclose(
+        explainer.explain_tensor(x, target=[5, 17, 47]).scores, flat[range(3), [5, 17, 47]]
+    )
+    if "seed" in score:
+        weights = np.random.default_rng(1).standard_normal((3, 4, 2, 6)).astype(np.float32)
+        assert file.slope_error(x, **fed(SEED, weights)) < 2e-3
 
 
 def test_a_depth_is_one_map(tmp_path):

@@ -238,7 +238,12 @@ def test_boxes_and_masks_go_through_a_letterbox():
         (
             "segmentation",
             Region(0, np.ones(3)),
-            r"The mask of a Region is \(H, W\), bool or finite, not float64 \(3,\)",
+            r"takes 'cam.region' as float32 \(.*\), but the targets give \(3,\) for each image",
+        ),
+        (
+            "segmentation",
+            Region(0, np.full((3, 3), np.nan)),
+            r"The mask of a Region is \(H, W\), bool or finite, not float64 \(3, 3\)",
         ),
         (
             "detection",
