@@ -25,6 +25,7 @@ def best_layer(
         spatial: the tensors on the way to it that have a grid, in topological order; at least one.
         known: the layouts of the graph's values.
     """
+    spatial = [v for v in spatial if not _has_one_channel(v, known[v])] or spatial
     ranks = {v: len(grid_of(known[v], dims_of(v) or ())) for v in spatial}
     spatial = [v for v in spatial if ranks[v] == max(ranks.values())]  # not the time of averaged frames
     tokens = [v for v in spatial if _is_tokens(known[v])]
@@ -44,6 +45,14 @@ def best_layer(
     value, skipped = _made_by_features(last, set(spatial), known)
     behind = f" ({', '.join(skipped)} skipped: no new features)" if skipped else ""
     return value, f"the last spatial tensor before {_describe_end(last)}{behind}"
+
+
+def _has_one_channel(value: ir.Value, layout: Layout) -> bool:
+    """Whether a tensor holds one number per place: a norm's statistics, a mask, a depth."""
+    dims = dims_of(value) or ()
+    if layout.kind == "factored":
+        return all(f.size == 1 for axis in layout.axes for f in axis if f.of == "C")
+    return len(dims) > 1 and dims[1 if layout.kind in ("NCL", "NCHW", "NCDHW") else -1] == 1
 
 
 def _is_tokens(layout: Layout) -> bool:

@@ -44,11 +44,13 @@ class Known:
     Attributes:
         axes: of the values so far.
         moving: the values that depend on the model's inputs; all others are weights.
+        gridded: those of them whose grid is known, but for the inputs.
         image: the shape of the input that takes the image.
     """
 
     axes: Mapping[ir.Value, Axes]
     moving: set[ir.Value]
+    gridded: set[ir.Value]
     image: Dims
 
     def of_images(self, dims: Dims) -> bool:
@@ -133,7 +135,9 @@ def _same_places(step: Step) -> Axes | None:
     if fits:
         return max(fits, key=lambda axes: len(letters(axes)))
     fed = any(v in step.known.axes for v in step.node.inputs if v is not None)
-    if "Normalization" in step.node.op_type and not fed and step.dims[:1] == step.known.image[:1]:
+    # Behind a known grid, what is not known is no grid: a decoder's queries.
+    unseen = not fed and not step.known.gridded and step.dims[:1] == step.known.image[:1]
+    if "Normalization" in step.node.op_type and unseen:
         return _guessed(step)
     return None
 

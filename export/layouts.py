@@ -40,7 +40,8 @@ def _axes(graph: ir.Graph) -> dict[ir.Value, Axes]:
     dims = dims_of(image) or ()
     found = {image: seed} if (seed := _seed(image, dims)) else {}
     moving = {v for v in graph.inputs if not v.is_initializer()}
-    known = Known(found, moving, dims)
+    gridded: set[ir.Value] = set()
+    known = Known(found, moving, gridded, dims)
     for node in graph:
         if node.op_type in _OF_SIZES or not any(v in moving for v in (*node.inputs, *captured_by(node))):
             continue
@@ -53,7 +54,9 @@ def _axes(graph: ir.Graph) -> dict[ir.Value, Axes]:
             node, shape, found.get(first) if first else None, dims_of(first) if first else None, known
         )
         made = pieces(step) if node.op_type == "Split" else [axes_of(step)]
-        found.update({v: axes for v, axes in zip(node.outputs, made, strict=False) if axes is not None})
+        new = {v: axes for v, axes in zip(node.outputs, made, strict=False) if axes is not None}
+        found |= new
+        gridded.update(v for v, axes in new.items() if letters(axes))
     return found
 
 
