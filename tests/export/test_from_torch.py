@@ -620,7 +620,7 @@ def test_a_tensor_that_is_clamped_twice(image, tmp_path):
         {"attn_mask": torch.rand(2, 1, 6, 7) > 0.3},
         {"enable_gqa": True},
     ],
-    ids=str,
+    ids=["plain", "causal", "scale", "added mask", "boolean mask", "grouped queries"],
 )
 def test_attention_written_out_is_torchs(options):
     heads = 2 if "enable_gqa" in options else 4
