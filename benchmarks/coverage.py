@@ -50,6 +50,7 @@ SECONDS, BYTES = 300, 10 * 2**30  #: one network may take
 EQUAL = 0.9999  #: cosine
 OUTPUTS = 1e-3  #: of the largest entry: what export_torch takes for the same outputs
 GOOD = ("equal", "unsteady")
+_FUSIONS = "without ONNX Runtime's fusions"
 
 
 def main() -> int:
@@ -166,12 +167,19 @@ def judge(source: str, layer: Candidate, exported: Any, model: Any, images: Any)
     (image,) = [
         v.name for v in onnx.load(target, load_external_data=False).graph.input if v.name[:4] != "cam."
     ]
-    found = run(target, {image: images.numpy()})
+    feeds, note = {image: images.numpy()}, ""
+    found = run(target, feeds)
+    with torch.no_grad():
+        theirs = model(images).numpy()
+    apart = relative_error(found[record.score.output], theirs)
+    if apart > OUTPUTS:  # a fusion of ONNX Runtime's may be at fault, such as that of Pad into MaxPool
+        plain_found = run(target, feeds, optimized=False)
+        if relative_error(plain_found[record.score.output], theirs) <= OUTPUTS:
+            found, note = plain_found, f"  ({_FUSIONS}, which move outputs by {apart:.0e})"
+            apart = 0.0
     classes = found[record.score.output].reshape(len(images), -1).argmax(axis=1)
     tensors = record.score.tensor, record.layers[0].tensor
     with torch.no_grad():
-        theirs = model(images).numpy()
-        apart = relative_error(found[record.score.output], theirs)
         if apart > OUTPUTS:
             own = relative_error(theirs, copy.deepcopy(model).double()(images.double()).numpy())
             said = f"- ONNX Runtime's outputs differ from torch's by {apart:.1e} of the largest"
@@ -195,7 +203,7 @@ def judge(source: str, layer: Candidate, exported: Any, model: Any, images: Any)
     if ours.shape != reference.shape:
         return "no reference", f"torch's tensor has another shape, {reference.shape}"
     within = float((np.abs(ours - reference) <= 1e-4 * np.abs(reference).max()).mean())
-    figures = f"{cosine(ours, reference):10.7f} {100 * within:8.2f} %"
+    figures = f"{cosine(ours, reference):10.7f} {100 * within:8.2f} %{note}"
     if cosine(ours, reference) > EQUAL:
         return "equal", figures
     exact = of_torch(True)
@@ -275,12 +283,13 @@ def table(results: dict[str, Any]) -> str:
         f"middle one ({unsteady} of all these where torch's own float32 and float64 part).",
         f"({results['date']}; {said}; `python benchmarks/coverage.py`)",
         "",
-        "| not explained | why |",
+        "| not explained, or not as it is | why |",
         "| --- | --- |",
     ]
     for name, f in sorted(networks.items()):
-        bad = [r for r in f["rows"] if r["kind"] not in GOOD]
-        for r in bad:
+        for r in f["rows"]:
+            if r["kind"] in GOOD and _FUSIONS not in r["text"]:
+                continue
             lines.append(f"| {called(name)} at `{r['layer']}` | {r['kind']}: {plain(r['text'])} |")
         if not f["rows"]:
             lines.append(f"| {called(name)} | {f['kind']}: {plain(f['text'])} |")

@@ -164,13 +164,18 @@ def relative_error(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def run(model: str | bytes, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
+def run(model: str | bytes, feeds: Feeds, optimized: bool = True) -> dict[str, np.ndarray[Any, Any]]:
     """All outputs of a model on the CPU.
+
+    Args:
+        model: a path or bytes.
+        feeds: the inputs.
+        optimized: False runs node by node what the file says, without ONNX Runtime's fusions.
 
     Raises:
         MissingDependency: no ONNX Runtime is installed.
     """
-    return _run(model, feeds, "The model")
+    return _run(model, feeds, "The model", optimized)
 
 
 def _run(
