@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ..contract import Layout
 from ..grids import grid_of
 from .gradients.builder import dims_of
-from .paths import ancestors, leads_to, op_type, sources
+from .paths import ancestors, op_type, sources
 from .scores import SAME_NUMBERS, FoundScore
 
 
@@ -27,7 +27,8 @@ def best_layer(
     """
     spatial = [v for v in spatial if not _has_one_channel(v, known[v])] or spatial
     ranks = {v: len(grid_of(known[v], dims_of(v) or ())) for v in spatial}
-    spatial = [v for v in spatial if ranks[v] == max(ranks.values())]  # not the time of averaged frames
+    most = max(ranks.values())
+    spatial = [v for v in spatial if ranks[v] == most]  # not the time of averaged frames
     tokens = [v for v in spatial if _is_tokens(known[v])]
     spatial = [v for v in spatial if known[v].kind != "factored"] or spatial
     if found.score.task == "segmentation" and (value := _deepest(graph, spatial, known)) is not None:
@@ -159,7 +160,9 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, tokens: Sequence[ir.Value]
     gradient anywhere else.
     """
     norms = [v for v in tokens if op_type(v) in _NORMS and v.index() == 0]
-    attention = [n for n in graph if n.op_type in _ATTENDING and leads_to(n.outputs[0], last)]
+    producer = last.producer()
+    behind = {last, *(ancestors(producer) if producer is not None else ())}
+    attention = [n for n in graph if n.op_type in _ATTENDING and n.outputs[0] in behind]
     if attention:
         before = ancestors(attention[-1])
         inside = [v for v in norms if v in before]

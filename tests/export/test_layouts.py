@@ -366,6 +366,62 @@ def test_queries_are_no_grid():
     assert not {"r", "l", "e", "p"} & set(listed)
 
 
+STATIC = "float[2,3,16,16] x"
+DYNAMIC = "float[N,3,H,W] x"
+NOT_OFFERED = {
+    # what is moved, the graph's input, further lists
+    "images in another order": ("k = Gather<axis=0>(c, turned)", STATIC, {"turned": [1, 0]}),
+    "every image twice": ("k = Tile(c, twice)", "float[N,3,16,16] x", {"twice": [2, 1, 1, 1]}),
+    "the second half, every other row": (
+        "k = Slice(c, from, to, rows, two)",
+        STATIC,
+        {"from": [4], "to": [8], "rows": [2], "two": [2]},
+    ),
+    "the first rows of an open height": ("k = Gather<axis=2>(c, first)", DYNAMIC, {"first": [0, 1]}),
+    "itself, turned": ("o = Transpose<perm=[0,1,3,2]>(c) k = Add(c, o)", STATIC, {}),
+    "beside itself, turned": ("o = Transpose<perm=[0,1,3,2]>(c) k = Concat<axis=1>(c, o)", STATIC, {}),
+    "columns averaged away": ("k = ReduceMean<keepdims=0>(c, last)", STATIC, {"last": [3]}),
+    "a row of nothing": (
+        "e = Slice(c, zero, zero, rows) k = Reshape(e, flat)",
+        STATIC,
+        {"zero": [0], "rows": [2], "flat": [2, 4, -1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OFFERED)
+def test_what_is_nobodys_is_not_offered(name):
+    body, inputs, lists = NOT_OFFERED[name]
+    proto = nets.model(
+        f"c = Conv<kernel_shape=[2,2], strides=[2,2]>(x, w) {body} y = ReduceSum<keepdims=0>(k, rest)",
+        inputs,
+        "float[M] y",
+        {
+            **nets.weights(w=(4, 3, 2, 2)),
+            **integers(**{"rest": [1, 2] if "keepdims" in body or "flat" in lists else [1, 2, 3], **lists}),
+        },
+    )
+    assert "k" not in {c.tensor for c in list_layers(proto)}
+
+
+def test_steps_of_time_are_channels():
+    """Spiking networks repeat an image along a new first axis, and join that with the batch."""
+    proto = nets.model(
+        "c = Conv<kernel_shape=[2,2], strides=[2,2]>(x, w) s = Unsqueeze(c, zero) q = Tile(s, four) "
+        "p = Reshape(q, again) k = Relu(p) y = ReduceSum<keepdims=0>(k, rest)",
+        "float[N,3,16,16] x",
+        "float[M] y",
+        {
+            **nets.weights(w=(4, 3, 2, 2)),
+            **integers(zero=[0], four=[4, 1, 1, 1, 1], again=[-1, 4, 8, 8], rest=[1, 2, 3]),
+        },
+    )
+    layout = known(proto)["k"].layout
+    assert layout.axes[0] == (F("C", 4), N_)
+    for place in ((1, 2), (6, 3)):
+        assert changed_at(proto, "k", layout, random(2, 3, 16, 16), place, 2) == place
+
+
 def test_joined_grids_have_none():
     proto = after(
         "s = Reshape(h, flat) a = Slice(h, one, far, one) b = Reshape(a, flat) k = Concat<axis=1>(s, b)",

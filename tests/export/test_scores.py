@@ -264,6 +264,34 @@ def test_of_one_map_the_likely_pixels_count(tmp_path, end, probability):
     )
 
 
+@pytest.mark.parametrize(
+    ("end", "shape"),
+    [
+        ("s = Sigmoid(c) y = Transpose<perm=[0,2,3,1]>(s)", "N,6,5,1"),
+        ("s = Sigmoid(c) y = Clip(s, low)", "N,1,6,5"),
+        ("y = HardSigmoid(c)", "N,1,6,5"),
+        ('s = Sigmoid(c) y = Resize<mode="linear">(s, , scales)', "N,1,12,10"),
+    ],
+)
+def test_a_sigmoid_is_seen_through_what_follows_it(tmp_path, end, shape):
+    net = nets.model(
+        f"r = Conv(x, eye) c = Conv<pads=[1,1,1,1]>(r, w, b) {end}",
+        "float[N,3,6,5] x",
+        f"float[{shape}] y",
+        {
+            **nets.weights(w=(1, 3, 3, 3)),
+            "b": np.array([0.8], np.float32),
+            "low": np.array(0, np.float32),
+            "scales": np.array([1, 1, 2, 2], np.float32),
+            **EYE,
+        },
+    )
+    out = Rewritten(net, tmp_path, {"task": "segmentation"}).run(images(net))
+    likely = out["y"] > 0.5
+    assert 0.1 < likely.mean() < 0.9
+    np.testing.assert_allclose(out[SCORE], (out["y"] * likely).sum((1, 2, 3)), rtol=1e-5)
+
+
 VOLUME = nets.model(
     "r = Conv(x, eye) c = Conv<pads=[1,1,1,1,1,1]>(r, w, b) y = Tanh(c)",
     "float[N,3,4,6,5] x",
