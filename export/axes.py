@@ -84,15 +84,19 @@ def lost(axis: Axis, size: int | str | None) -> Axis:
     return atom("C" if all(a.of == "C" for a in atoms([axis])) else LOST, size)
 
 
-def agreed(several: Sequence[Axes]) -> Axes:
+def agreed(several: Sequence[Axes], grid: str = GRID) -> Axes:
     """The axes of tensors that are joined place by place: those that know most of the grid.
 
     Where two have a grid along an axis, but not the same, its cells are nobody's.
+
+    Args:
+        several: the axes of each.
+        grid: which atoms must agree; with :data:`LOST`, what is nobody's in one is so in the result.
     """
     best = max(several, key=lambda axes: len(letters(axes)))
 
     def places(axis: Axis) -> list[tuple[str, int]]:
-        return [(a.of, a.stride) for a in atoms([axis]) if a.of in GRID]
+        return [(a.of, a.stride) for a in atoms([axis]) if a.of in grid]
 
     return tuple(
         lost(axis, size_of(axis))
@@ -283,8 +287,9 @@ def cut(axis: Axis, before: int | str | None, after: int | str | None, front: in
             left = dataclasses.replace(t, before=t.before - front, after=t.after - back)
             return (left,) if left.before or left.after else left.cells
         return lost(axis, after)
-    if single and abs(front - back) <= 1:
-        return resized(axis, before, after)  # off centre by half a cell at most
+    few = not isinstance(before, int) or 4 * abs(front + back) <= before
+    if single and abs(front - back) <= 1 and few:
+        return resized(axis, before, after)  # a border: off centre by half a cell at most
     if front <= 0 and back <= 0 and len(letters([axis])) > 1 and is_cells(axis):
         return (Tokens(-front, tuple(atoms([axis])), -back),)
     return lost(axis, after)

@@ -315,7 +315,9 @@ def _joined(step: Step) -> Axes | None:
     axes = step.known.axes[inputs[at]]
     k = step.node.attributes.get_int("axis", 0) % len(axes)
     alike = [other for v in inputs if len(other := step.known.axes.get(v, ())) == len(axes)]
-    before, behind = (agreed([a[part] for a in (axes, *alike)]) for part in (slice(k), slice(k + 1, None)))
+    before, behind = (
+        agreed([a[part] for a in (axes, *alike)], GRID + LOST) for part in (slice(k), slice(k + 1, None))
+    )
     found = lost(axes[k], step.dims[k])
     sizes = [(dims_of(v) or step.dims)[k] for v in inputs]
     own = sizes[at]
@@ -407,7 +409,11 @@ def _scaled(step: Step) -> Axes | None:
         known = len(step.dims) in (4, 5) and step.known.of_images(step.dims)
         return sized(standard(len(step.dims)), step.dims) if known else None
     triples = zip(step.source, step.before, step.dims, strict=True)
-    return tuple(resized(*t) if k else t[0] for k, t in enumerate(triples))
+    # An open batch may be spelt anew.
+    return tuple(
+        t[0] if k == 0 and not (isinstance(t[1], int) and isinstance(t[2], int)) else resized(*t)
+        for k, t in enumerate(triples)
+    )
 
 
 @rule("DepthToSpace SpaceToDepth")
@@ -415,7 +421,7 @@ def _blocks(step: Step) -> Axes | None:
     if step.source is None or step.before is None:
         return sized(standard(4), step.dims) if step.known.of_images(step.dims) else None
     grid = (resized(*t) for t in zip(step.source[2:], step.before[2:], step.dims[2:], strict=True))
-    return step.source[0], atom("C", step.dims[1]), *grid
+    return step.source[0], lost(step.source[1], step.dims[1]), *grid
 
 
 # -- sums -------------------------------------------------------------------------------------------
