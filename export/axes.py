@@ -95,12 +95,13 @@ def agreed(several: Sequence[Axes], grid: str = GRID) -> Axes:
     """
     best = max(several, key=lambda axes: len(letters(axes)))
 
-    def places(axis: Axis) -> list[tuple[str, int]]:
-        return [(a.of, a.stride) for a in atoms([axis]) if a.of in grid]
+    def places(axis: Axis) -> set[tuple[str, int]]:
+        return {(a.of, a.stride) for a in atoms([axis]) if a.of in grid and a.size != 1}
 
+    # What one of them does not know of an axis is no contradiction.
     return tuple(
         lost(axis, size_of(axis))
-        if any(places(axes[k]) and places(axis) and places(axes[k]) != places(axis) for axes in several)
+        if places(axis) and any(not places(axes[k]) <= places(axis) for axes in several)
         else axis
         for k, axis in enumerate(best)
     )
