@@ -21,9 +21,7 @@ KEY = "onnxcam"  #: the metadata property that holds the record
 SCHEMA = 1  #: the newest schema that this version reads and the one it writes
 PREFIX = "cam."  #: every graph input and output that we add starts so
 CLASS_INDEX = "cam.class_index"  #: input, int64 [N]; -1 (the default) is each image's top class
-REGION = (
-    "cam.region"  #: input, float32 [N, h, w] over the image, any h and w: the pixels' weights ([N, d, h, w])
-)
+REGION = "cam.region"  #: input, float32 [N, h, w] or [N, d, h, w]: the pixels' weights, at any size
 BOX = "cam.box"  #: input, float32 [N, 4]: x1, y1, x2, y2 in pixels of the model's input
 REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is compared with
 SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
