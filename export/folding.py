@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from .gradients.builder import Dim, dims_of
+from .gradients.expand import sizes_of, to_initializer
 from .gradients.registry import constant
 from .shapes import infer_shapes
 
@@ -126,17 +127,7 @@ def fold_sizes(graph: ir.Graph) -> bool:
             array = _computed(node, graph.opset_imports)
         if array is None:
             continue
-        value = node.outputs[0]
-        tensor = ir.tensor(array, name=value.name)
-        initializer = ir.Value(
-            name=value.name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-            const_value=tensor,
-        )
-        value.replace_all_uses_with(initializer)
-        graph.remove(node, safe=True)
-        graph.register_initializer(initializer)
+        to_initializer(graph, node, ir.tensor(array, name=node.outputs[0].name))
         folded = True
     for node in list(graph):
         if folded and node.op_type == "Shape" and not node.outputs[0].uses():
@@ -151,12 +142,11 @@ def _size(node: ir.Node) -> Array | None:
         index = constant(node.inputs[1])
     picks = index is not None
     shape = node.inputs[0].producer() if picks and node.inputs[0] is not None else node
-    if shape is None or shape.op_type != "Shape" or shape.domain or shape.inputs[0] is None:
+    if shape is None or shape.op_type != "Shape" or shape.domain:
         return None
-    dims = dims_of(shape.inputs[0])
+    dims = sizes_of(shape)
     if dims is None:
         return None
-    dims = dims[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(dims))]
     sizes = np.array([d if isinstance(d, int) else -1 for d in dims], np.int64)
     chosen = np.asarray(sizes[index] if picks else sizes)
     return chosen if (chosen >= 0).all() else None

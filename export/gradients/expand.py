@@ -18,7 +18,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from . import definitions
-from .builder import NODE_PREFIX, Builder, Dim, dims_of, is_static
+from .builder import NODE_PREFIX, Builder, Dim, Dims, dims_of, is_static
 from .registry import constant, schema
 
 _DOMAIN = "onnxcam.body"
@@ -161,27 +161,23 @@ def _fold_sizes(graph: ir.Graph, opset: int) -> bool:
             continue
         array = _size(node) if node.op_type == "Shape" else _computed(node, opset)
         if array is not None:
-            tensor = ir.tensor(array, name=value.name)
-            made = ir.Value(
-                name=value.name,
-                type=ir.TensorType(tensor.dtype),
-                shape=ir.Shape(array.shape),
-                const_value=tensor,
-            )
-            value.replace_all_uses_with(made)
-            graph.remove(node, safe=True)
-            graph.register_initializer(made)
+            to_initializer(graph, node, ir.tensor(array, name=value.name))
             found = True
     return found
 
 
 def _size(node: ir.Node) -> np.ndarray[Any, Any] | None:
+    wanted = sizes_of(node)
+    return np.asarray(wanted, dtype=np.int64) if wanted is not None and is_static(wanted) else None
+
+
+def sizes_of(node: ir.Node) -> Dims | None:
+    """What a Shape node gives: the sizes from its start to its end; None if the rank is unknown."""
     value = node.inputs[0]
     dims = None if value is None else dims_of(value)
     if dims is None:
         return None
-    wanted = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
-    return np.asarray(wanted, dtype=np.int64) if is_static(wanted) else None
+    return dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
 
 
 def _computed(node: ir.Node, opset: int) -> np.ndarray[Any, Any] | None:
@@ -199,15 +195,21 @@ def lift_constants(graph: ir.Graph) -> None:
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or value.is_graph_output():
             continue
-        constant = ir.Value(
-            name=value.name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape.numpy()),
-            const_value=tensor,
-        )
-        value.replace_all_uses_with(constant)
-        graph.remove(node, safe=True)
-        graph.register_initializer(constant)
+        to_initializer(graph, node, tensor)
+
+
+def to_initializer(graph: ir.Graph, node: ir.Node, tensor: ir.TensorProtocol) -> None:
+    """Put an initializer of the same name in the place of a node of one output, in place."""
+    (value,) = node.outputs
+    made = ir.Value(
+        name=value.name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+    )
+    value.replace_all_uses_with(made)
+    graph.remove(node, safe=True)
+    graph.register_initializer(made)
 
 
 def _known_shape(value: ir.Value, symbols: set[Dim]) -> ir.Shape | None:
