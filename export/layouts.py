@@ -30,7 +30,7 @@ def layouts(graph: ir.Graph) -> Layouts:
         named = {v.name: layout for v, layout in layouts(plain).items()}
         return {v: named[v.name] for node in graph for v in node.outputs if v.name in named}
     image = dims_of(image_input(graph)) or ()
-    kept = ((v, layout_of(axes, dims_of(v) or (), image[:1] == (1,))) for v, axes in _axes(graph).items())
+    kept = ((v, layout_of(axes, one_image=image[:1] == (1,))) for v, axes in _axes(graph).items())
     return {
         v: layout
         for v, layout in kept
@@ -86,12 +86,11 @@ def _seed(image: ir.Value, dims: Dims) -> Axes | None:
     return sized(tuple(atom(letter, None) for letter in letters_of), dims)
 
 
-def layout_of(axes: Axes, dims: Dims, one_image: bool = False) -> Layout | None:
+def layout_of(axes: Axes, one_image: bool = False) -> Layout | None:
     """Axes as the contract has them; None where there is no grid, or it could not be put together.
 
     Args:
         axes: of a tensor.
-        dims: its shape.
         one_image: the batch is always one, and need not be among the axes.
     """
     of = [a.of for a in atoms(axes)]
@@ -99,14 +98,14 @@ def layout_of(axes: Axes, dims: Dims, one_image: bool = False) -> Layout | None:
     places = [(a.of, a.stride) for a in atoms(axes) if a.of in GRID]
     if not grid or LOST in of or of.count("N") not in (1, 1 - one_image) or len(set(places)) < len(places):
         return None
-    return _plain(axes, dims) or _tokens(axes) or _factored(axes)
+    return _plain(axes) or _tokens(axes) or _factored(axes)
 
 
 _FIRST = {3: "NCL", 4: "NCHW", 5: "NCDHW"}
 _LAST = {3: "NLC", 4: "NHWC", 5: "NDHWC"}
 
 
-def _plain(axes: Axes, dims: Dims) -> Layout | None:
+def _plain(axes: Axes) -> Layout | None:
     """One axis for each letter; an image may have lost its rows or its columns."""
     rank = len(axes)
     if rank not in _FIRST or not _is_batch(axes[0]) or (rank == 5 and len(letters(axes)) < 3):
