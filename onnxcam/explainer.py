@@ -354,7 +354,7 @@ class Explainer:
             b, _, *grid = next(iter(tensors.values())).shape
             # Methods know images: a signal is one row, and a volume's slices lie below each other.
             flat = {k: t.reshape(*t.shape[:2], math.prod(grid[:-1]), grid[-1]) for k, t in tensors.items()}
-            made = request.method.function(flat.get("activations"), flat.get("gradients"))
+            made = request.method(**flat)
             made = np.asarray(made, np.float32)
             wanted = (b, math.prod(grid[:-1]), grid[-1])
             if made.shape != wanted:

@@ -1,10 +1,11 @@
 """CAM: the classifier's own weights."""
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "cam",
+    per="channel",
     source="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
     formula="M = Σ_k w_k A^k, w = the class's row of the classifier",
     rectify=False,
@@ -26,7 +27,6 @@ def cam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> Array
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w), of any sign: negative values are evidence against the class.
+        w, (B, C). M, (B, h, w), is of any sign: negative values are evidence against the class.
     """
-    weights = xp.sum(gradients, axis=(2, 3), keepdims=True)
-    return xp.sum(weights * activations, axis=1)
+    return xp.sum(gradients, axis=(2, 3))

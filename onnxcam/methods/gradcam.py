@@ -1,10 +1,11 @@
 """Grad-CAM and its element-wise relative."""
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "gradcam",
+    per="channel",
     source="Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks, ICCV 2017",
     formula="M = Σ_k α_k A^k, α_k = (1/Z) Σ_ij G^k_ij",
 )
@@ -21,14 +22,14 @@ def gradcam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> A
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w), of any sign, linear in G.
+        α, (B, C). M, (B, h, w), is of any sign, linear in G.
     """
-    alpha = xp.mean(gradients, axis=(2, 3))
-    return xp.einsum("bk,bkhw->bhw", alpha, activations)  # the product is never stored: a third of the time
+    return xp.mean(gradients, axis=(2, 3))
 
 
-@method(
+@weighting(
     "gradcam_elementwise",
+    per="cell",
     source="pytorch-grad-cam, GradCAMElementWise (Gildenblat et al., 2021)",
     formula="M = Σ_k relu(G^k A^k)",
 )
@@ -43,6 +44,7 @@ def gradcam_elementwise(activations: Array, gradients: Array, *, xp: Namespace =
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w), ≥ 0, linear under positive factors of G.
+        W, (B, C, h, w): G where G ⊙ A is positive, else 0. M, (B, h, w), is ≥ 0, linear under positive
+        factors of G.
     """
-    return xp.sum(xp.maximum(gradients * activations, 0.0), axis=1)
+    return xp.where(gradients * activations > 0, gradients, 0.0)

@@ -4,11 +4,12 @@ Both rest on α^k_ij = G² / (2 G² + S_k G³), the paper's eq. 19 for a score t
 an exponential, with S_k = Σ_ab A^k_ab. They differ in what they do next, and visibly so.
 """
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "gradcam++",
+    per="channel",
     source="Chattopadhay et al., Grad-CAM++, WACV 2018 (the authors' code)",
     formula="M = Σ_k w_k A^k, w_k = Σ_ij α^k_ij relu(G^k_ij) / Σ_{G>0} α^k_ij, α = G²/(2G² + S_k G³)",
 )
@@ -32,17 +33,17 @@ def gradcampp(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) ->
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w); ≥ 0 if A is, as after a ReLU. Not linear in G.
+        w, (B, C). M, (B, h, w), is ≥ 0 if A is, as after a ReLU. Not linear in G.
     """
     positive, numerator, denominator = _alpha(activations, gradients, xp)
     alpha = numerator / _nonzero(denominator, xp)
     alpha = alpha / _nonzero(xp.sum(alpha, axis=(2, 3), keepdims=True), xp)
-    weights = xp.sum(alpha * positive, axis=(2, 3), keepdims=True)
-    return xp.sum(weights * activations, axis=1)
+    return xp.sum(alpha * positive, axis=(2, 3))
 
 
-@method(
+@weighting(
     "gradcam++:pgc",
+    per="channel",
     source="pytorch-grad-cam, GradCAMPlusPlus (Gildenblat et al., 2021)",
     formula="M = Σ_k w_k A^k, w_k = Σ_ij α^k_ij relu(G^k_ij), α = G²/(2G² + S_k G³ + 1e-6)",
 )
@@ -58,12 +59,11 @@ def gradcampp_pgc(activations: Array, gradients: Array, *, xp: Namespace = NUMPY
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w); ≥ 0 if A is, as after a ReLU. Not linear in G.
+        w, (B, C). M, (B, h, w), is ≥ 0 if A is, as after a ReLU. Not linear in G.
     """
     positive, numerator, denominator = _alpha(activations, gradients, xp)
     alpha = numerator / (denominator + 1e-6)
-    weights = xp.sum(positive * alpha, axis=(2, 3), keepdims=True)
-    return xp.sum(weights * activations, axis=1)
+    return xp.sum(positive * alpha, axis=(2, 3))
 
 
 def _alpha(activations: Array, gradients: Array, xp: Namespace) -> tuple[Array, Array, Array]:

@@ -1,10 +1,11 @@
 """HiResCAM: no averaging before the product."""
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "hirescam",
+    per="cell",
     source="Draelos and Carin, Use HiResCAM instead of Grad-CAM, arXiv:2011.08891, 2020",
     formula="M = Σ_k G^k A^k",
 )
@@ -21,6 +22,6 @@ def hirescam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> 
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w), of any sign, linear in G.
+        W = G, (B, C, h, w). M, (B, h, w), is of any sign, linear in G.
     """
-    return xp.sum(gradients * activations, axis=1)
+    return gradients

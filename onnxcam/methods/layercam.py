@@ -1,10 +1,11 @@
 """LayerCAM: positive gradients, cell by cell."""
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "layercam",
+    per="cell",
     source="Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps, IEEE TIP 2021",
     formula="M = Σ_k relu(G^k) A^k",
 )
@@ -22,6 +23,6 @@ def layercam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> 
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w); ≥ 0 if A is, as after a ReLU. Linear under positive factors of G.
+        W, (B, C, h, w). M, (B, h, w), is ≥ 0 if A is, as after a ReLU. Linear under positive factors of G.
     """
-    return xp.sum(xp.maximum(gradients, 0.0) * activations, axis=1)
+    return xp.maximum(gradients, 0.0)

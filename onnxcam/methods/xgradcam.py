@@ -1,10 +1,11 @@
 """XGrad-CAM: gradients averaged with the activations as weights."""
 
-from . import NUMPY, Array, Namespace, method
+from . import NUMPY, Array, Namespace, weighting
 
 
-@method(
+@weighting(
     "xgradcam",
+    per="channel",
     source="Fu et al., Axiom-based Grad-CAM, BMVC 2020",
     formula="M = Σ_k α_k A^k, α_k = Σ_ij G^k_ij A^k_ij / Σ_ij A^k_ij",
 )
@@ -25,9 +26,8 @@ def xgradcam(activations: Array, gradients: Array, *, xp: Namespace = NUMPY) -> 
         xp: the array namespace.
 
     Returns:
-        M, (B, h, w), of any sign, linear in G.
+        α, (B, C). M, (B, h, w), is of any sign, linear in G.
     """
     total = xp.sum(activations, axis=(2, 3), keepdims=True)
     share = activations / xp.where(xp.abs(total) > 0, total, 1.0)
-    alpha = xp.sum(gradients * share, axis=(2, 3), keepdims=True)
-    return xp.sum(alpha * activations, axis=1)
+    return xp.sum(gradients * share, axis=(2, 3))

@@ -20,7 +20,7 @@ RAW = {  # of pytorch-grad-cam on A and G, row by row; cam: the sums of G are .6
 
 
 def run(name, activations, gradients):
-    return methods.get(name).function(activations, gradients)
+    return methods.get(name)(activations=activations, gradients=gradients)
 
 
 @pytest.mark.parametrize("name", RAW)
@@ -33,7 +33,7 @@ def test_golden_vectors(name, dtype):
 
 
 def test_every_method_has_a_golden_vector():
-    assert sorted([*RAW, "gradcam++"]) == methods.names()
+    assert sorted([*RAW, "gradcam++"]) == ARRAYS
 
 
 def test_gradcampp_pgc_by_hand():
@@ -94,7 +94,10 @@ def test_zero_denominators_become_one():
     np.testing.assert_allclose(run("xgradcam", activations, gradients), -0.5 * activations[:, 0])
 
 
-@pytest.mark.parametrize("name", methods.names())
+ARRAYS = [n for n in methods.names() if {*methods.get(n).needs} <= {"activations", "gradients"}]
+
+
+@pytest.mark.parametrize("name", [n for n in ARRAYS if "gradients" in methods.get(n).needs])
 def test_zeros_stay_zeros(name):
     zeros = np.zeros((2, 3, 4, 5), np.float32)
     for a, g in [(zeros, zeros), (zeros, zeros + 1), (zeros + 1, zeros)]:

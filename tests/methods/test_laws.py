@@ -10,12 +10,12 @@ from onnxcam import methods
 from onnxcam.errors import MethodError
 from onnxcam.postprocess import heatmaps
 
-NAMES = methods.names()
+NAMES = [n for n in methods.names() if {*methods.get(n).needs} <= {"activations", "gradients"}]
 NONLINEAR = {"gradcam++", "gradcam++:pgc"}  # S_k G³ against G²: a factor on G changes α
 
 
 def run(name, activations, gradients, **kwargs):
-    return methods.get(name).function(activations, gradients, **kwargs)
+    return methods.get(name)(activations=activations, gradients=gradients, **kwargs)
 
 
 def final(name, activations, gradients):
@@ -172,11 +172,11 @@ def test_the_vocabulary_is_small():
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if methods.get(n).host is None])
 def test_a_method_needs_nothing_but_the_vocabulary(name, tensors):
     record = methods.get(name)
     inputs = {n: Traced(t) for n, t in zip(("activations", "gradients"), tensors, strict=True)}
-    traced = record.function(*(inputs[n] if n in record.needs else None for n in inputs), xp=Vocabulary())
+    traced = record(**inputs, xp=Vocabulary())
     assert isinstance(traced, Traced)
     np.testing.assert_array_equal(traced._value, run(name, *tensors))
 
@@ -193,17 +193,33 @@ def test_names():
         "xgradcam",
     ]
     assert {*listed} <= {*NAMES}
-    assert sorted(NAMES) == NAMES
+    assert sorted(methods.names()) == methods.names()
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_options_are_what_the_function_takes_beside_its_needs():
+    own = methods.Method("own", lambda a, *, xp=methods.NUMPY, k=2: a * k, ("activations",), "s", "M = k A")
+    assert own.options == {"k": 2}
+    assert own(activations=3, gradients=None) == 6
+    assert own(activations=3, k=5) == 15
+    assert methods.get("gradcam").options == {}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if methods.get(n).products is not None])
+def test_the_products_of_a_weighting_add_up_to_its_map(name, tensors):
+    products = methods.get(name).products(*tensors)
+    assert products.shape == tensors[0].shape
+    np.testing.assert_allclose(products.sum(1), run(name, *tensors), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", methods.names())
 def test_a_record_is_complete(name):
     record = methods.get(name)
     assert record.name == name
     assert record.source
     assert record.formula.startswith("M = ")
+    assert {*record.needs} <= {*methods.NEEDS}
     doc = record.function.__doc__ or ""
-    for section in ("Args:", "Returns:", "(B, C, h, w)", "(B, h, w)"):
+    for section in ("Args:", "Returns:", "(T, h, w)" if record.runs else "(B, h, w)"):
         assert section in doc, section
 
 
@@ -214,7 +230,7 @@ def test_cam_alone_is_unrectified_and_bound_to_its_head():
 
 def test_every_module_of_the_folder_is_registered():
     modules = {m.name for m in pkgutil.iter_modules(methods.__path__)}
-    assert {methods.get(n).function.__module__.rpartition(".")[2] for n in NAMES} == modules
+    assert {methods.get(n).function.__module__.rpartition(".")[2] for n in methods.names()} == modules
 
 
 def test_an_unknown_method_names_the_nearest():
