@@ -178,7 +178,7 @@ def test_only_what_the_method_needs_is_fetched(tiny, monkeypatch):
     )
     mean = onnxcam.methods.Method(
         "mean",
-        lambda activations, gradients, *, xp=np: xp.mean(activations, axis=1),
+        lambda activations, *, xp=np: xp.mean(activations, axis=1),
         ("activations",),
         "",
         "",
