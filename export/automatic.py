@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from ..contract import Layout
-from ..grids import grid_of
+from ..grids import CHANNELS_FIRST, grid_of
 from .gradients.builder import dims_of
 from .paths import ancestors, op_type, sources
 from .scores import SAME_NUMBERS, FoundScore
@@ -53,7 +53,7 @@ def _has_one_channel(value: ir.Value, layout: Layout) -> bool:
     dims = dims_of(value) or ()
     if layout.kind == "factored":
         return all(f.size == 1 for axis in layout.axes for f in axis if f.of == "C")
-    return len(dims) > 1 and dims[1 if layout.kind in ("NCL", "NCHW", "NCDHW") else -1] == 1
+    return len(dims) > 1 and dims[1 if layout.kind in CHANNELS_FIRST else -1] == 1
 
 
 def _is_tokens(layout: Layout) -> bool:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..grids import LETTERS
 from .gradients.builder import Dims
 
-GRID = "zyx"  #: the letters of depth, rows and columns; N is the batch, C channels
 LOST = "?"  #: cells that have been mixed, moved or joined, so that they are nobody's any more
 
 
@@ -24,7 +24,7 @@ class Atom:
     """Part of an axis.
 
     Attributes:
-        of: N, C, a letter of :data:`GRID`, or :data:`LOST`.
+        of: N, C, a letter of :data:`onnxcam.grids.LETTERS`, or :data:`LOST`.
         size: None where unknown.
         stride: of a grid's letter, how many of its cells one step spans.
     """
@@ -76,7 +76,7 @@ def atoms(axes: Iterable[Axis]) -> list[Atom]:
 
 def letters(axes: Iterable[Axis]) -> set[str]:
     """The letters of the grid that occur."""
-    return {a.of for a in atoms(axes)} & set(GRID)
+    return {a.of for a in atoms(axes)} & set(LETTERS)
 
 
 def lost(axis: Axis, size: int | str | None) -> Axis:
@@ -84,7 +84,7 @@ def lost(axis: Axis, size: int | str | None) -> Axis:
     return atom("C" if all(a.of == "C" for a in atoms([axis])) else LOST, size)
 
 
-def agreed(several: Sequence[Axes], grid: str = GRID) -> Axes:
+def agreed(several: Sequence[Axes], grid: str = LETTERS) -> Axes:
     """The axes of tensors that are joined place by place: those that know most of the grid.
 
     Where two have a grid along an axis, but not the same, its cells are nobody's.
@@ -153,7 +153,7 @@ def _tidy(axis: Axis) -> Axis:
         last = found[-1] if found else None
         if isinstance(a, Atom) and isinstance(last, Atom) and a.of == last.of != "N":
             whole = size_of((last, a))
-            follows = a.of not in GRID or (a.size is not None and last.stride == a.stride * a.size)
+            follows = a.of not in LETTERS or (a.size is not None and last.stride == a.stride * a.size)
             if whole is not None and follows:
                 found[-1] = Atom(a.of, whole, a.stride)
                 continue
@@ -174,7 +174,7 @@ def _take(pool: list[Atom | Tokens], size: int, end: int) -> Axis | None:
         if size % has:
             assert isinstance(first, Atom)
             inner = has // size if end == 0 else size
-            stride = inner if first.of in GRID else 1
+            stride = inner if first.of in LETTERS else 1
             outer_half = Atom(first.of, has // inner, first.stride * stride)
             inner_half = Atom(first.of, inner, first.stride)
             first, remaining = (outer_half, inner_half) if end == 0 else (inner_half, outer_half)
@@ -268,7 +268,7 @@ def resized(axis: Axis, before: int | str | None, after: int | str | None) -> Ax
     if before is not None and before == after:
         return axis
     found = [a for a in axis if isinstance(a, Atom)]
-    if len(found) == len(axis) and len(axis) and found[0].of in GRID:
+    if len(found) == len(axis) and len(axis) and found[0].of in LETTERS:
         inner = {a.of for a in found[1:]} - {"C", found[0].of}
         if not inner:  # its stride still says where it stands among its letter's other atoms
             return atom(found[0].of, after, min(a.stride for a in found if a.of == found[0].of))
@@ -298,4 +298,4 @@ def cut(axis: Axis, before: int | str | None, after: int | str | None, front: in
 
 def is_cells(axis: Axis) -> bool:
     """Whether an axis is nothing but cells."""
-    return all(isinstance(a, Atom) and a.of in GRID for a in axis)
+    return all(isinstance(a, Atom) and a.of in LETTERS for a in axis)

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..grids import LETTERS
 from .axes import (
-    GRID,
     LOST,
     Atom,
     Axes,
@@ -102,7 +102,7 @@ def rule(operators: str) -> Callable[[Rule], Rule]:
 
 def standard(rank: int) -> Axes:
     """(N, C, ...grid), as convolutions have it."""
-    return atom("N", None), atom("C", None), *(atom(letter, None) for letter in GRID[5 - rank :])
+    return atom("N", None), atom("C", None), *(atom(letter, None) for letter in LETTERS[5 - rank :])
 
 
 def sized(axes: Axes, dims: Dims) -> Axes:
@@ -316,7 +316,7 @@ def _joined(step: Step) -> Axes | None:
     k = step.node.attributes.get_int("axis", 0) % len(axes)
     alike = [other for v in inputs if len(other := step.known.axes.get(v, ())) == len(axes)]
     before, behind = (
-        agreed([a[part] for a in (axes, *alike)], GRID + LOST) for part in (slice(k), slice(k + 1, None))
+        agreed([a[part] for a in (axes, *alike)], LETTERS + LOST) for part in (slice(k), slice(k + 1, None))
     )
     found = lost(axes[k], step.dims[k])
     sizes = [(dims_of(v) or step.dims)[k] for v in inputs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..contract import Layout
+from ..grids import CHANNELS_FIRST, CHANNELS_LAST
 from .gradients.registry import constant
 from .paths import on_path
 from .scores import SAME_NUMBERS
@@ -40,8 +41,8 @@ def linear_head(graph: ir.Graph, value: ir.Value, layout: Layout, score: ir.Valu
 
 
 _GRID = {
-    **dict.fromkeys(("NCL", "NCHW", "NCDHW"), slice(2, None)),
-    **dict.fromkeys(("NLC", "NHWC", "NDHWC"), slice(1, -1)),
+    **dict.fromkeys(CHANNELS_FIRST, slice(2, None)),
+    **dict.fromkeys(CHANNELS_LAST, slice(1, -1)),
     "tokens": slice(1, 2),
 }
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from ..contract import Factor, Layout
-from ..grids import channel_axis, grid_of
-from .axes import GRID, LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
+from ..grids import CHANNELS_FIRST, CHANNELS_LAST, LETTERS, channel_axis, grid_of
+from .axes import LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
 from .axis_rules import CHANNELS, Known, Step, axes_of, pieces, sized
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import captured_by
@@ -81,7 +81,7 @@ def _seed(image: ir.Value, dims: Dims) -> Axes | None:
         axis = 1 if "Conv" in users else 2 if users & {"MatMul", "LayerNormalization"} else 0
     if axis == 0 or (rank > 3 and dims[axis] not in CHANNELS):
         return None
-    letters_of = ["N", *GRID[5 - rank :]]
+    letters_of = ["N", *LETTERS[5 - rank :]]
     letters_of.insert(axis, "C")
     return sized(tuple(atom(letter, None) for letter in letters_of), dims)
 
@@ -94,26 +94,22 @@ def layout_of(axes: Axes, one_image: bool = False) -> Layout | None:
         one_image: the batch is always one, and need not be among the axes.
     """
     of = [a.of for a in atoms(axes)]
-    grid = [letter for letter in GRID if letter in of]
-    places = [(a.of, a.stride) for a in atoms(axes) if a.of in GRID]
+    grid = [letter for letter in LETTERS if letter in of]
+    places = [(a.of, a.stride) for a in atoms(axes) if a.of in LETTERS]
     if not grid or LOST in of or of.count("N") not in (1, 1 - one_image) or len(set(places)) < len(places):
         return None
     return _plain(axes) or _tokens(axes) or _factored(axes)
 
 
-_FIRST = {3: "NCL", 4: "NCHW", 5: "NCDHW"}
-_LAST = {3: "NLC", 4: "NHWC", 5: "NDHWC"}
-
-
 def _plain(axes: Axes) -> Layout | None:
     """One axis for each letter; an image may have lost its rows or its columns."""
     rank = len(axes)
-    if rank not in _FIRST or not _is_batch(axes[0]) or (rank == 5 and len(letters(axes)) < 3):
+    if not 3 <= rank <= 5 or not _is_batch(axes[0]) or (rank == 5 and len(letters(axes)) < 3):
         return None
-    for kind, channels, grid in ((_FIRST, axes[1], axes[2:]), (_LAST, axes[-1], axes[1:-1])):
-        alone = all(_is_letter(a, letter) for a, letter in zip(grid, GRID[5 - rank :], strict=True))
+    for kinds, channels, grid in ((CHANNELS_FIRST, axes[1], axes[2:]), (CHANNELS_LAST, axes[-1], axes[1:-1])):
+        alone = all(_is_letter(a, letter) for a, letter in zip(grid, LETTERS[5 - rank :], strict=True))
         if alone and _is_channels(channels):
-            return Layout(kind[rank])  # type: ignore[arg-type]
+            return Layout(kinds[rank - 3])  # type: ignore[arg-type]
     return None
 
 
@@ -124,7 +120,7 @@ def _tokens(axes: Axes) -> Layout | None:
     (*_, last) = axes[1]
     around = last if isinstance(last, Tokens) else Tokens(0, tuple(atoms([axes[1]])), 0)
     sizes = [a.size for a in around.cells if a.size is not None]
-    in_order = [a.of for a in around.cells] == [letter for letter in GRID if letter in letters([axes[1]])]
+    in_order = [a.of for a in around.cells] == [letter for letter in LETTERS if letter in letters([axes[1]])]
     if axes[1] not in ((around,), around.cells) or not in_order or len(sizes) < len(around.cells):
         return None
     return Layout("tokens", around.before, tuple(sizes), around.after)
@@ -138,7 +134,7 @@ def _factored(axes: Axes) -> Layout | None:
         return None
     if around and letters(axes) != letters([(around[0],)]):
         return None
-    if around and sum(a.of in GRID for a in flat) > len(around[0].cells):
+    if around and sum(a.of in LETTERS for a in flat) > len(around[0].cells):
         return None
     factors = tuple(tuple(_factor(a) for a in atoms([axis])) for axis in axes)
     before, after = (around[0].before, around[0].after) if around else (0, 0)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .contract import Factor, Layout
 
-_CHANNELS_FIRST = ("NCL", "NCHW", "NCDHW")
-_CHANNELS_LAST = ("NLC", "NHWC", "NDHWC")
-_LETTERS = "zyx"
+CHANNELS_FIRST = ("NCL", "NCHW", "NCDHW")  #: kinds of a layout, by rank from 3 on
+CHANNELS_LAST = ("NLC", "NHWC", "NDHWC")
+LETTERS = "zyx"  #: of depth, rows and columns in factors; N is the batch, C channels
 
 
 def channels_first(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
@@ -30,7 +30,7 @@ def channels_first(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
         grid = layout.grid or (tensor.shape[1] - layout.prefix - layout.suffix,)
         cells = tensor[:, layout.prefix : layout.prefix + math.prod(grid)]
         tensor = np.moveaxis(cells.reshape(len(tensor), *grid, tensor.shape[2]), -1, 1)
-    elif layout.kind in _CHANNELS_LAST:
+    elif layout.kind in CHANNELS_LAST:
         tensor = np.moveaxis(tensor, -1, 1)
     elif layout.kind == "factored":
         tensor = _put_together(tensor, layout)
@@ -48,16 +48,16 @@ def grid_of(layout: Layout, shape: Sequence[int | str | None]) -> tuple[int | st
     Returns:
         (l,), (h, w) or (d, h, w).
     """
-    if layout.kind in _CHANNELS_FIRST:
+    if layout.kind in CHANNELS_FIRST:
         return tuple(shape[2:])
-    if layout.kind in _CHANNELS_LAST:
+    if layout.kind in CHANNELS_LAST:
         return tuple(shape[1:-1])
     if layout.kind == "tokens":
         return layout.grid or (None,)
     factors = _factors(layout)
     return tuple(
         math.prod(f.size or 1 for f in factors if f.of == letter)
-        for letter in _LETTERS
+        for letter in LETTERS
         if any(f.of == letter for f in factors)
     )
 
@@ -68,7 +68,7 @@ def holds(shape: Sequence[int | str | None], layout: Layout) -> bool:
         wanted: list[int | None] = [_size(axis) for axis in layout.axes]
         if layout.prefix or layout.suffix:  # its axis is longer
             wanted = [
-                None if any(f.of in _LETTERS for f in axis) else size
+                None if any(f.of in LETTERS for f in axis) else size
                 for axis, size in zip(layout.axes, wanted, strict=True)
             ]
     elif layout.kind == "tokens":
@@ -102,7 +102,7 @@ def channel_axis(shape: Sequence[int | str | None]) -> int:
 def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
     """Cut the other tokens off, bring the factors in the order (N, C, z, y, x), and join them."""
     factors = _factors(layout)
-    grid = [k for k, f in enumerate(factors) if f.of in _LETTERS]
+    grid = [k for k, f in enumerate(factors) if f.of in LETTERS]
     sizes = [-1 if f.of == "N" else f.size or 1 for f in factors]
     if layout.prefix or layout.suffix:
         cells = math.prod(sizes[k] for k in grid)
@@ -112,7 +112,7 @@ def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
         tensor = np.moveaxis(tensor, 0, first)
     n = [k for k, f in enumerate(factors) if f.of == "N"]
     c = [k for k, f in enumerate(factors) if f.of == "C"]
-    order = sorted(grid, key=lambda k: (_LETTERS.index(factors[k].of), -factors[k].stride))
+    order = sorted(grid, key=lambda k: (LETTERS.index(factors[k].of), -factors[k].stride))
     apart = tensor.reshape(sizes).transpose(n + c + order)
     count = apart.shape[0] if n else 1
     return apart.reshape(count, math.prod(sizes[k] for k in c), *grid_of(layout, tensor.shape))
