@@ -63,6 +63,11 @@ def atom(of: str, size: int | str | None, stride: int = 1) -> Axis:
     return (Atom(of, size if isinstance(size, int) else None, stride),)
 
 
+def lettered(of: str, dims: Dims) -> Axes:
+    """An axis of one atom for each letter, with its size."""
+    return tuple(atom(letter, d) for letter, d in zip(of, dims, strict=True))
+
+
 def size_of(axis: Iterable[Atom | Tokens]) -> int | None:
     """The product of the atoms' sizes; None if one is unknown."""
     sizes = [a.size for a in axis]

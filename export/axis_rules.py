@@ -25,6 +25,7 @@ from .axes import (
     contracted,
     cut,
     is_cells,
+    lettered,
     letters,
     lost,
     mixed,
@@ -100,17 +101,9 @@ def rule(operators: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def standard(rank: int) -> Axes:
+def convolutional(dims: Dims) -> Axes:
     """(N, C, ...grid), as convolutions have it."""
-    return atom("N", None), atom("C", None), *(atom(letter, None) for letter in LETTERS[5 - rank :])
-
-
-def sized(axes: Axes, dims: Dims) -> Axes:
-    """Axes of one atom each, with their sizes."""
-    return tuple(
-        atom(a.of, d) if len(axis) == 1 and isinstance(a := axis[0], Atom) else axis
-        for axis, d in zip(axes, dims, strict=True)
-    )
+    return lettered("NC" + LETTERS[5 - len(dims) :], dims)
 
 
 # -- place by place ---------------------------------------------------------------------------------
@@ -148,18 +141,18 @@ def _of_images(step: Step) -> Axes | None:
     if step.source is not None:
         return step.source if _alike(step.before, step.dims) else _convolved(step)
     grid = len(step.dims) in (4, 5) and step.known.of_images(step.dims)
-    return sized(standard(len(step.dims)), step.dims) if grid else None
+    return convolutional(step.dims) if grid else None
 
 
 def _guessed(step: Step) -> Axes | None:
     """Of a norm over channels that come last, where nothing is known of what it is given."""
     dims = step.dims
     if len(dims) == 4:
-        return sized((atom("N", None), atom("y", None), atom("x", None), atom("C", None)), dims)
+        return lettered("NyxC", dims)
     if len(dims) != 3 or not isinstance(dims[1], int):
         return None
     if len(step.known.image) == 3:
-        return sized((atom("N", None), atom("x", None), atom("C", None)), dims)
+        return lettered("NxC", dims)
     for others in range(9):  # a square grid behind as few other tokens as possible
         side = math.isqrt(max(dims[1] - others, 0))
         if side > 1 and side * side == dims[1] - others and _divides(side, step.known.image):
@@ -371,13 +364,13 @@ def _convolved_anew(step: Step) -> Axes | None:
     if found is not None and (LOST not in {a.of for a in atoms(found[2:])} or not (looks_around and own)):
         return found
     # What looks at its neighbours shows where the grid lies.
-    return sized(standard(len(step.dims)), step.dims) if own and (looks_around or of_input) else None
+    return convolutional(step.dims) if own and (looks_around or of_input) else None
 
 
 @rule("MaxPool AveragePool QLinearAveragePool")
 def _pooled(step: Step) -> Axes | None:
     if step.source is None:
-        return sized(standard(len(step.dims)), step.dims) if step.known.of_images(step.dims) else None
+        return convolutional(step.dims) if step.known.of_images(step.dims) else None
     return _convolved(step)
 
 
@@ -407,7 +400,7 @@ def _inputs(node: ir.Node) -> Sequence[ir.Value]:
 def _scaled(step: Step) -> Axes | None:
     if step.source is None or step.before is None:
         known = len(step.dims) in (4, 5) and step.known.of_images(step.dims)
-        return sized(standard(len(step.dims)), step.dims) if known else None
+        return convolutional(step.dims) if known else None
     triples = zip(step.source, step.before, step.dims, strict=True)
     # An open batch may be spelt anew.
     return tuple(
@@ -419,7 +412,7 @@ def _scaled(step: Step) -> Axes | None:
 @rule("DepthToSpace SpaceToDepth")
 def _blocks(step: Step) -> Axes | None:
     if step.source is None or step.before is None:
-        return sized(standard(4), step.dims) if step.known.of_images(step.dims) else None
+        return convolutional(step.dims) if step.known.of_images(step.dims) else None
     grid = (resized(*t) for t in zip(step.source[2:], step.before[2:], step.dims[2:], strict=True))
     return step.source[0], lost(step.source[1], step.dims[1]), *grid
 

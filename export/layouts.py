@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from ..contract import Factor, Layout
 from ..grids import CHANNELS_FIRST, CHANNELS_LAST, LETTERS, channel_axis, grid_of
-from .axes import LOST, Atom, Axes, Axis, Tokens, atom, atoms, letters
-from .axis_rules import CHANNELS, Known, Step, axes_of, pieces, sized
+from .axes import LOST, Atom, Axes, Axis, Tokens, atoms, lettered, letters
+from .axis_rules import CHANNELS, Known, Step, axes_of, pieces
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import captured_by
 from .paths import image_input
@@ -81,9 +81,8 @@ def _seed(image: ir.Value, dims: Dims) -> Axes | None:
         axis = 1 if "Conv" in users else 2 if users & {"MatMul", "LayerNormalization"} else 0
     if axis == 0 or (rank > 3 and dims[axis] not in CHANNELS):
         return None
-    letters_of = ["N", *LETTERS[5 - rank :]]
-    letters_of.insert(axis, "C")
-    return sized(tuple(atom(letter, None) for letter in letters_of), dims)
+    places = "N" + LETTERS[5 - rank :]
+    return lettered(f"{places[:axis]}C{places[axis:]}", dims)
 
 
 def layout_of(axes: Axes, one_image: bool = False) -> Layout | None:
