@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ..contract import KEY, Preprocess, Source, read_record
 from ..errors import InputError, ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
-from ..grids import channel_axis
+from ..grids import channel_axis, sides
 from ..preprocess import resolve
 from .bfloat16 import in_bfloat16
 from .explainable import add_explanation, strip
@@ -216,7 +216,7 @@ def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -
         )
     if len(dims) == 4:
         layout = "NHWC" if channel_axis(dims) == 3 else "NCHW"
-        h, w = dims[1:3] if layout == "NHWC" else dims[2:4]
+        h, w = sides(dims)
         size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
     return resolve(spec, size=size, layout=layout, input=value.name or "")
 

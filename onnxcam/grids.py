@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from .contract import Factor, Layout
 CHANNELS_FIRST = ("NCL", "NCHW", "NCDHW")  #: kinds of a layout, by rank from 3 on
 CHANNELS_LAST = ("NLC", "NHWC", "NDHWC")
 LETTERS = "zyx"  #: of depth, rows and columns in factors; N is the batch, C channels
+
+S = TypeVar("S", bound="int | str | None")
 
 
 def channels_first(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
@@ -97,6 +99,19 @@ def channel_axis(shape: Sequence[int | str | None]) -> int:
     places = (1, 4, 2)  # of volumes, of their like in TensorFlow, of frames
     counts = ((3,), (1,), (2, 4))  # colour and grey before anything else
     return next((axis for some in counts for axis in places if shape[axis] in some), 1)
+
+
+def sides(shape: Sequence[S]) -> tuple[S, ...]:
+    """The sizes of a model's input without its batch and its channels, which :func:`channel_axis` finds.
+
+    Args:
+        shape: of the input, of rank 3, 4 or 5; sizes, symbols or None.
+
+    Returns:
+        (l,), (h, w) or (d, h, w), of frames (t, h, w).
+    """
+    channels = channel_axis(shape)
+    return tuple(size for axis, size in enumerate(shape) if axis not in (0, channels))
 
 
 def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxcam.contract import Factor, Layer, Layout, Record, Score
-from onnxcam.grids import channels_first, grid_of, holds
+from onnxcam.grids import channels_first, grid_of, holds, sides
 
 N, C = 2, 6
 N_, C2, C3 = Factor("N", None), Factor("C", 2), Factor("C", 3)
@@ -121,6 +121,23 @@ def test_a_layout_that_a_shape_cannot_have(layout, shape):
 def test_open_axes_hold_any_layout():
     assert holds(("M", None, 6), WINDOWS)
     assert holds((None, 99, 6), factored((N_,), (y(8), x_(6)), (Factor("C", C),), prefix=1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ((1, 3, 224, 196), (224, 196)),
+        (("N", 224, 196, 3), (224, 196)),
+        ((None, 1, "h", None), ("h", None)),
+        ((1, 12, 500), (500,)),
+        ((1, 500, 12), (500,)),
+        ((1, 1, 16, 32, 48), (16, 32, 48)),
+        ((1, 16, 32, 48, 1), (16, 32, 48)),
+        ((1, 8, 3, 32, 48), (8, 32, 48)),
+    ],
+)
+def test_the_sides_of_an_input_are_not_its_batch_and_channels(shape, found):
+    assert sides(shape) == found
 
 
 def test_records_keep_layouts_and_older_ones_are_read():

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ...contract import BOX, CHOSEN_BOX, CLASS_INDEX, TOP_CLASS, Score
 from ...errors import ScoreError
-from ...grids import channel_axis
+from ...grids import sides
 from ..gradients.builder import Builder, Var, dims_of, is_static
 from .found import (
     Choice,
@@ -335,7 +335,7 @@ def _image_size(graph: ir.Graph) -> tuple[int, int]:
     for value in graph.inputs:
         dims = dims_of(value) or ()
         if len(dims) == 4:
-            size = dims[1:3] if channel_axis(dims) == 3 else dims[2:4]
+            size = sides(dims)
             if is_static(size):
                 return size  # type: ignore[return-value]
     raise ScoreError(

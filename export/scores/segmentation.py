@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from ...contract import CLASS_INDEX, REGION, TOP_CLASS, Score
 from ...errors import ScoreError
-from ...grids import channel_axis
-from ..gradients.builder import Builder, Dims, Var, dims_of
+from ...grids import channel_axis, sides
+from ..gradients.builder import Builder, Dims, Var, dims_of, is_static
 from ..paths import image_input
 from .found import (
     SAME_NUMBERS,
@@ -106,13 +106,10 @@ def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
     if len(dims) != 4 or all(d == 1 for d in dims[2:]):
         return None
     image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
-    if image is None or not all(isinstance(d, int) for d in (*dims[1:], *image[1:])):
+    if image is None or not is_static((*dims[1:], *image[1:])):
         return 1 if image is None else channel_axis(image)
-    last = channel_axis(image) == 3
-    h, w = image[1:3] if last else image[2:4]
-    fits = {1: _stretch(dims[2:4], (h, w)), 3: _stretch(dims[1:3], (h, w))}
-    preferred = 3 if last else 1
-    return min(fits, key=lambda axis: (round(fits[axis], 3), axis != preferred))
+    fits = {1: _stretch(dims[2:4], sides(image)), 3: _stretch(dims[1:3], sides(image))}
+    return min(fits, key=lambda axis: (round(fits[axis], 3), axis != channel_axis(image)))
 
 
 _PLACED = SAME_NUMBERS | frozenset(
@@ -133,10 +130,10 @@ def is_map(graph: ir.Graph, dims: Dims) -> bool:
     image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
     if image is None or len(dims) != 3:
         return False
-    h, w = image[1:3] if channel_axis(image) == 3 else image[2:4]
-    if not all(isinstance(d, int) for d in (*dims[1:], h, w)):
+    whole = sides(image)
+    if not is_static((*dims[1:], *whole)):
         return False
-    return min(int(d or 0) for d in dims[1:]) >= _A_MAP and _stretch(dims[1:], (h, w)) == 0
+    return min(int(d or 0) for d in dims[1:]) >= _A_MAP and _stretch(dims[1:], whole) == 0
 
 
 _A_MAP = 16  #: sides of the smallest map that is taken for one
