@@ -10,12 +10,13 @@ import onnx_ir as ir
 from ..contract import Layout
 from ..grids import CHANNELS_FIRST, grid_of
 from .gradients.builder import dims_of
+from .layouts import Layouts
 from .paths import ancestors, op_type, sources
 from .scores import SAME_NUMBERS, FoundScore
 
 
 def best_layer(
-    graph: ir.Graph, found: FoundScore, spatial: Sequence[ir.Value], known: dict[ir.Value, Layout]
+    graph: ir.Graph, found: FoundScore, spatial: Sequence[ir.Value], known: Layouts
 ) -> tuple[ir.Value, str]:
     """The layer to explain by default, and why.
 
@@ -64,9 +65,7 @@ def _is_tokens(layout: Layout) -> bool:
     return all(f.of == "C" for f in last) and all(f.of != "C" for axis in others for f in axis)
 
 
-def _made_by_features(
-    value: ir.Value, spatial: set[ir.Value], known: dict[ir.Value, Layout]
-) -> tuple[ir.Value, list[str]]:
+def _made_by_features(value: ir.Value, spatial: set[ir.Value], known: Layouts) -> tuple[ir.Value, list[str]]:
     """The value from which another was only moved, copied or pooled, and what was skipped."""
     skipped = []
     while (source := _adapted(value, known)) in spatial and source is not None:
@@ -112,7 +111,7 @@ _POINTWISE = SAME_NUMBERS | frozenset(
 _LARGEST_STRIDE = 32  #: coarser grids are those of pyramid pooling, not of a backbone
 
 
-def _deepest(graph: ir.Graph, spatial: Sequence[ir.Value], known: dict[ir.Value, Layout]) -> ir.Value | None:
+def _deepest(graph: ir.Graph, spatial: Sequence[ir.Value], known: Layouts) -> ir.Value | None:
     """The last tensor of the coarsest grid that reaches its neighbours' scores; None if no size is known.
 
     Behind it (in a decoder of 1x1 convolutions) the map of a region is that region alone.
@@ -177,7 +176,7 @@ def _last_first_norm(graph: ir.Graph, last: ir.Value, tokens: Sequence[ir.Value]
     return last, "the last tokens before the head"
 
 
-def _adapted(value: ir.Value, known: dict[ir.Value, Layout]) -> ir.Value | None:
+def _adapted(value: ir.Value, known: Layouts) -> ir.Value | None:
     """What a value's node only moves, copies or pools to another size; None if it makes features."""
     node = value.producer()
     source = node.inputs[0] if node is not None and node.inputs else None

@@ -18,7 +18,7 @@ from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import subgraphs
 from .gradients.engine import is_differentiable
 from .gradients.quantized import inside_kernel, is_real, quantization, readable
-from .layouts import layouts
+from .layouts import Layouts, layouts
 from .paths import on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
 
@@ -75,18 +75,18 @@ def list_layers(
     names = Names(model.graph)
     model = normalize(model)
     found = find_score(model.graph, score, probability)
-    return candidates(model.graph, found, names)
+    return candidates(model.graph, found, names, layouts(model.graph))
 
 
-def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candidate]:
+def candidates(graph: ir.Graph, found: FoundScore, names: Names, known: Layouts) -> list[Candidate]:
     """See :func:`list_layers`; for a graph in normal form.
 
     Args:
         graph: in normal form.
         found: the score.
         names: of the graph as it was before normalization.
+        known: the layouts of the graph's values.
     """
-    known = layouts(graph)
     path = on_path(graph, found.values)
     spatial = [v for v in path if v in known and _is_spatial(v, known[v])]
     spatial = [v for v in spatial if is_real(v) or quantization(v) is not None]
@@ -112,12 +112,12 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names) -> list[Candida
     ]
 
 
-def differentiable_layers(graph: ir.Graph, found: FoundScore, names: Names) -> list[str]:
+def differentiable_layers(graph: ir.Graph, found: FoundScore, names: Names, known: Layouts) -> list[str]:
     """A few layers that can be explained, the best and those nearest to the score; each was tried."""
     works: list[str] = []
     fails = 0
     values = {v.name: v for node in graph for v in node.outputs} | {v.name: v for v in graph.inputs}
-    for candidate in candidates(graph, found, names):
+    for candidate in candidates(graph, found, names, known):
         if is_differentiable(graph, found.values, values[candidate.tensor]):
             works.append(candidate.name)
         else:

@@ -103,7 +103,7 @@ def rewrite_onnx(
     try:
         record = add_explanation(model, chosen, known, found, recorded, checked, origin)
     except NoGradientRule as e:
-        works = ", ".join(map(repr, differentiable_layers(model.graph, found, names)))
+        works = ", ".join(map(repr, differentiable_layers(model.graph, found, names, known)))
         rest = f"These layers can be explained: {works}." if works else "No layer lies behind them."
         raise NoGradientRule(f"{e} {rest}") from e
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
@@ -150,7 +150,7 @@ def choose(
         ShapeUnknown: the tensor's shape is not known.
     """
     if tensors is None:
-        listed = candidates(graph, score, names)
+        listed = candidates(graph, score, names, known)
         if not listed:
             raise UnknownLayer(
                 "No tensor with a spatial grid lies between the inputs and the score, so there is no layer "
