@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .contract import Factor, Layout
 
@@ -15,29 +14,31 @@ CHANNELS_FIRST = ("NCL", "NCHW", "NCDHW")  #: kinds of a layout, by rank from 3 
 CHANNELS_LAST = ("NLC", "NHWC", "NDHWC")
 LETTERS = "zyx"  #: of depth, rows and columns in factors; N is the batch, C channels
 
+Array: TypeAlias = Any  #: a NumPy array, or a tensor of a graph under construction
 S = TypeVar("S", bound="int | str | None")
 
 
-def channels_first(tensor: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+def channels_first(tensor: Array, layout: Layout, xp: Any = np) -> Array:
     """A layer's tensor as (N, C, ...grid).
 
     Args:
         tensor: in the layout's own shape.
         layout: of the tensor.
+        xp: NumPy, or what makes nodes of a graph of it (:class:`onnxcam.export.namespace.Traced`).
 
     Returns:
         float32 (N, C, l), (N, C, h, w) or (N, C, d, h, w); a view where the dtype and the layout allow it.
     """
     if layout.kind == "tokens":
-        grid = layout.grid or (tensor.shape[1] - layout.prefix - layout.suffix,)
-        cells = tensor[:, layout.prefix : layout.prefix + math.prod(grid)]
-        tensor = np.moveaxis(cells.reshape(len(tensor), *grid, tensor.shape[2]), -1, 1)
+        tensor = tensor[:, layout.prefix : -layout.suffix or None]
+        if layout.grid is not None and len(layout.grid) > 1:
+            tensor = xp.reshape(tensor, (-1, *layout.grid, tensor.shape[2]))
+        tensor = _channels_second(tensor, xp)
     elif layout.kind in CHANNELS_LAST:
-        tensor = np.moveaxis(tensor, -1, 1)
+        tensor = _channels_second(tensor, xp)
     elif layout.kind == "factored":
-        tensor = _put_together(tensor, layout)
-    result: NDArray[np.float32] = tensor.astype(np.float32, copy=False)
-    return result
+        tensor = _put_together(tensor, layout, xp)
+    return xp.asarray(tensor, dtype=np.float32)
 
 
 def grid_of(layout: Layout, shape: Sequence[int | str | None]) -> tuple[int | str | None, ...]:
@@ -114,7 +115,18 @@ def sides(shape: Sequence[S]) -> tuple[S, ...]:
     return tuple(size for axis, size in enumerate(shape) if axis not in (0, channels))
 
 
-def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
+def _channels_second(tensor: Array, xp: Any) -> Array:
+    """(N, ..., C) as (N, C, ...)."""
+    return _moved(tensor, len(tensor.shape) - 1, 1, xp)
+
+
+def _moved(tensor: Array, source: int, target: int, xp: Any) -> Array:
+    """One axis at another place."""
+    order = [k for k in range(len(tensor.shape)) if k != source]
+    return xp.permute_dims(tensor, [*order[:target], source, *order[target:]])
+
+
+def _put_together(tensor: Array, layout: Layout, xp: Any) -> Array:
     """Cut the other tokens off, bring the factors in the order (N, C, z, y, x), and join them."""
     factors = _factors(layout)
     grid = [k for k, f in enumerate(factors) if f.of in LETTERS]
@@ -123,14 +135,14 @@ def _put_together(tensor: NDArray[Any], layout: Layout) -> NDArray[Any]:
         cells = math.prod(sizes[k] for k in grid)
         first, behind = grid[0], grid[-1] + 1
         whole = [*sizes[:first], layout.prefix + cells + layout.suffix, *sizes[behind:]]
-        tensor = np.moveaxis(tensor.reshape(whole), first, 0)[layout.prefix : layout.prefix + cells]
-        tensor = np.moveaxis(tensor, 0, first)
+        tensor = _moved(xp.reshape(tensor, whole), first, 0, xp)[layout.prefix : layout.prefix + cells]
+        tensor = _moved(tensor, 0, first, xp)
     n = [k for k, f in enumerate(factors) if f.of == "N"]
     c = [k for k, f in enumerate(factors) if f.of == "C"]
     order = sorted(grid, key=lambda k: (LETTERS.index(factors[k].of), -factors[k].stride))
-    apart = tensor.reshape(sizes).transpose(n + c + order)
-    count = apart.shape[0] if n else 1
-    return apart.reshape(count, math.prod(sizes[k] for k in c), *grid_of(layout, tensor.shape))
+    apart = xp.permute_dims(xp.reshape(tensor, sizes), n + c + order)
+    count = -1 if n else 1
+    return xp.reshape(apart, (count, math.prod(sizes[k] for k in c), *grid_of(layout, tensor.shape)))
 
 
 def _factors(layout: Layout) -> list[Factor]:

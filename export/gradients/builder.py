@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 NODE_PREFIX = "onnxcam/"
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_END = 2**31 - 1  #: of a slice that goes on to the end
 _LONG = 64  #: entries above which a counted constant is not stored
 
 Dim: TypeAlias = int | str | None  #: a size, a symbol, or unknown
@@ -105,6 +106,16 @@ class Var:
 
     def __le__(self, other: Operand) -> Var:
         return self.op.binary("LessOrEqual", self, other)
+
+    def __getitem__(self, slices: slice | tuple[slice, ...]) -> Var:
+        """Slices of the first axes, as NumPy has them, but without steps."""
+        wanted = slices if isinstance(slices, tuple) else (slices,)
+        if not all(isinstance(s, slice) and s.step is None for s in wanted):
+            raise TypeError(f"A tensor of the graph is cut by slices without steps, not by {slices!r}.")
+        axes = [k for k, s in enumerate(wanted) if s != slice(None)]
+        starts = [wanted[k].start or 0 for k in axes]
+        ends = [_END if wanted[k].stop is None else wanted[k].stop for k in axes]
+        return self.op.slice(self, starts, ends, axes) if axes else self
 
 
 Operand: TypeAlias = Var | Scalar

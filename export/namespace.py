@@ -1,0 +1,120 @@
+"""The functions of :class:`onnxcam.methods.Namespace` on tensors of a graph: what is called becomes nodes.
+
+With it a method, and what :mod:`onnxcam.postprocess` and :mod:`onnxcam.grids` do, is written once and
+runs on NumPy's arrays and inside a file. Operators (``+ - * / < >``) are :class:`Var`'s own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .gradients.builder import Builder, Dim, Dims, Operand, Var
+
+Axes = int | tuple[int, ...]
+
+
+class Traced:
+    """NumPy's functions as nodes of a graph; shapes may have open sizes.
+
+    Args:
+        op: where the nodes go.
+    """
+
+    def __init__(self, op: Builder) -> None:
+        self.op = op
+
+    # -- what a method may call --------------------------------------------------------------
+
+    def sum(self, x: Var, /, *, axis: Axes, keepdims: bool = False) -> Var:
+        return self._reduce("ReduceSum", x, axis, keepdims)
+
+    def mean(self, x: Var, /, *, axis: Axes, keepdims: bool = False) -> Var:
+        return self._reduce("ReduceMean", x, axis, keepdims)
+
+    def max(self, x: Var, /, *, axis: Axes, keepdims: bool = False) -> Var:
+        return self._reduce("ReduceMax", x, axis, keepdims)
+
+    def min(self, x: Var, /, *, axis: Axes, keepdims: bool = False) -> Var:
+        return self._reduce("ReduceMin", x, axis, keepdims)
+
+    def maximum(self, a: Operand, b: Operand, /) -> Var:
+        return self.op.binary("Max", a, b)
+
+    def minimum(self, a: Operand, b: Operand, /) -> Var:
+        return self.op.binary("Min", a, b)
+
+    def where(self, condition: Var, a: Operand, b: Operand, /) -> Var:
+        return self.op.where(condition, a, b)
+
+    def exp(self, x: Var, /) -> Var:
+        return self.op.Exp(x)
+
+    def abs(self, x: Var, /) -> Var:
+        return self.op.Abs(x)
+
+    def sqrt(self, x: Var, /) -> Var:
+        return self.op.Sqrt(x)
+
+    def matmul(self, a: Var, b: Var, /) -> Var:
+        return self.op.MatMul(a, b)
+
+    def reshape(self, x: Var, shape: Sequence[Dim], /) -> Var:
+        """As NumPy's; a symbol of x's own shape is the size of the axis that has it."""
+        known = tuple(_rest(x.shape, shape) if d == -1 else d for d in shape)
+        if known == x.dims and None not in known:
+            return x
+        if sum(not isinstance(d, int) for d in known) <= 1 and 0 not in known:
+            sizes: Any = [d if isinstance(d, int) else -1 for d in known]
+        else:  # a Reshape counts out one size alone
+            sizes = self.op.vector([d if isinstance(d, int) else self._size(x, d) for d in shape])
+        return self.op.Reshape(x, sizes, dims=known)
+
+    def einsum(self, equation: str, /, *operands: Var) -> Var:
+        terms, _, result = equation.replace(" ", "").partition("->")
+        sizes = {c: d for t, x in zip(terms.split(","), operands, strict=True) for c, d in zip(t, x.shape)}  # noqa: B905
+        return self.op.Einsum(*operands, equation=equation, dims=tuple(sizes[c] for c in result))
+
+    # -- what layouts need beyond that ----------------------------------------------------------
+
+    def permute_dims(self, x: Var, axes: Sequence[int], /) -> Var:
+        return self.op.transpose(x, axes)
+
+    def asarray(self, x: Var, /, *, dtype: Any) -> Var:
+        return self.op.cast(x, ir.DataType.from_numpy(np.dtype(dtype)))
+
+    # -- how ----------------------------------------------------------------------------------------
+
+    def _reduce(self, op_type: str, x: Var, axis: Axes, keepdims: bool) -> Var:
+        if x.dtype == ir.DataType.BOOL:  # NumPy counts them
+            x = self.op.cast(x, ir.DataType.FLOAT)
+        axes = sorted(a % x.rank for a in ((axis,) if isinstance(axis, int) else axis))
+        dims = tuple(1 if k in axes else d for k, d in enumerate(x.shape) if keepdims or k not in axes)
+        return self.op.node(op_type, [x, axes], {"keepdims": int(keepdims)}, dims)
+
+    def _size(self, x: Var, symbol: Dim) -> int | Var:
+        if symbol is None or symbol not in x.shape:
+            raise self.op.shape_unknown(x.value)
+        return self.op.dim(x, x.shape.index(symbol))
+
+
+def _rest(whole: Dims, shape: Sequence[Dim]) -> Dim:
+    """What -1 stands for in a new shape; None if it cannot be told."""
+    ours, theirs = list(whole), [d for d in shape if d != -1]
+    for d in [*theirs]:
+        if d in ours:
+            ours.remove(d)
+            theirs.remove(d)
+    count = 1
+    for d in ours:
+        if not isinstance(d, int):
+            return d if len(ours) == 1 and not theirs else None
+        count *= d
+    for d in theirs:
+        if not isinstance(d, int):
+            return None
+        count //= d
+    return count
