@@ -1,14 +1,17 @@
 """From raw maps at layer resolution to heatmaps: rectify, scale, resize, fuse.
 
 :func:`heatmaps` is pytorch-grad-cam's pipeline, step for step, because its users compare: every map
-is scaled before it is enlarged, and the fused map is scaled again.
+is scaled before it is enlarged, and the fused map is scaled again. :func:`pipeline` is the same steps,
+written once for arrays and for a file in which the heatmap is computed.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -46,12 +49,34 @@ def heatmaps(
     if len(ranks := {maps.ndim for maps in checked}) > 1:
         grids = " and ".join(_AXES[rank - 1] for rank in sorted(ranks))
         raise InputError(f"Layers with grids {grids} make no common heatmap: explain them one by one.")
+    return pipeline([m if rectify else m.copy() for m in checked], size, rectify, fuse)
+
+
+def pipeline(
+    layer_maps: Sequence[Any],
+    size: Any,
+    rectify: bool,
+    fuse: str,
+    xp: Any = np,
+    resize: Callable[[Any, Any], Any] | None = None,
+) -> Any:
+    """The steps of :func:`heatmaps`, on checked arrays or on tensors of a graph.
+
+    Args:
+        layer_maps: see :func:`heatmaps`; arrays are written over unless they are rectified.
+        size: see :func:`heatmaps`; None leaves the maps at their own.
+        rectify: see :func:`heatmaps`.
+        fuse: see :func:`heatmaps`.
+        xp: the array namespace.
+        resize: of that namespace: maps and a size to maps; None: OpenCV's.
+    """
+    resize = resize or _resize
     enlarged = []
-    for maps in checked:
-        maps = np.maximum(maps, 0) if rectify else maps.copy()
-        enlarged.append(_resize(_scale(maps), size))
+    for maps in layer_maps:
+        scaled = _scale(xp.maximum(maps, 0) if rectify else maps, xp)
+        enlarged.append(scaled if size is None else resize(scaled, size))
     # The library also rectifies here; scaled maps and their linear interpolations are never negative.
-    return _scale(_combine(enlarged, fuse))
+    return _scale(_combine(enlarged, fuse, xp), xp)
 
 
 def scale(maps: ArrayLike) -> Maps:
@@ -137,7 +162,7 @@ def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
     return _combine([_checked(m) for m in maps], how)
 
 
-def _combine(maps: Sequence[Maps], how: str) -> Maps:
+def _combine(maps: Sequence[Any], how: str, xp: Any = np) -> Any:
     if how not in _FUSIONS:
         raise InputError(
             f"No fusion {how!r}.{nearest(str(how), [*_FUSIONS])} There are: {', '.join(_FUSIONS)}."
@@ -147,13 +172,13 @@ def _combine(maps: Sequence[Maps], how: str) -> Maps:
     shapes = [m.shape for m in maps]
     if len(set(shapes)) > 1:
         raise InputError(f"Maps of equal shape can be fused, not of {', '.join(map(str, shapes))}.")
-    return maps[0] if len(maps) == 1 else _FUSIONS[how](np.stack(maps))
+    return maps[0] if len(maps) == 1 else _FUSIONS[how](maps, xp)
 
 
-_FUSIONS: dict[str, Callable[[NDArray[np.float32]], Maps]] = {
-    "mean": lambda stacked: np.mean(stacked, axis=0),
-    "max": lambda stacked: np.max(stacked, axis=0),
-    "product": lambda stacked: np.prod(stacked, axis=0),
+_FUSIONS: dict[str, Callable[[Sequence[Any], Any], Any]] = {
+    "mean": lambda maps, xp: functools.reduce(operator.add, maps) / len(maps),
+    "max": lambda maps, xp: functools.reduce(xp.maximum, maps),
+    "product": lambda maps, xp: functools.reduce(operator.mul, maps),
 }
 
 
@@ -173,16 +198,17 @@ def _checked(maps: ArrayLike) -> Maps:
     return array
 
 
-def _scale(maps: Maps) -> Maps:
-    """Scale in place: at image size a second buffer costs more than the arithmetic."""
-    grid = tuple(range(1, maps.ndim))
-    low: NDArray[np.float32] = maps.min(axis=grid, keepdims=True)
-    if low.any():  # rectified maps mostly have a cell without heat
+def _scale(maps: Any, xp: Any = np) -> Any:
+    """Scale, arrays in place: at image size a second buffer costs more than the arithmetic."""
+    grid = tuple(range(1, len(maps.shape)))
+    low = xp.min(maps, axis=grid, keepdims=True)
+    if xp is not np or low.any():  # rectified maps mostly have a cell without heat
         with np.errstate(over="ignore"):  # a range beyond float32: found below
             maps -= low
-    high: NDArray[np.float32] = maps.max(axis=grid, keepdims=True)
-    _refuse_broken(high)
-    maps /= high + np.float32(EPSILON)
+    high = xp.max(maps, axis=grid, keepdims=True)
+    if xp is np:
+        _refuse_broken(high)
+    maps /= high + EPSILON
     return maps
 
 
