@@ -195,7 +195,7 @@ def optional_input(op: Builder, name: str, default: np.ndarray[Any, Any]) -> Var
 
 
 def rows(op: Builder, x: Var) -> Var:
-    """(N,), (N, K) or (N, K, 1, ...) as (N, K)."""
+    """(N, ...) as (N, K), K the product of all other sizes."""
     if x.rank == 1:
         return op.Unsqueeze(x, [1], dims=(*x.shape, 1))
     return x if x.rank == 2 else op.Reshape(x, [0, -1], dims=(x.shape[0], _product(x.shape[1:])))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...contract import Seed, seed_name
 from ..gradients.builder import Builder, Var, dims_of
-from .found import Choice, FoundScore, ScoreSpec, find_tensor, given, logit, optional_input
+from .found import Choice, FoundScore, ScoreSpec, find_tensor, given, logit, optional_input, rows
 
 
 def with_seeds(graph: ir.Graph, found: FoundScore, spec: ScoreSpec) -> FoundScore:
@@ -54,7 +54,7 @@ def _choosing(
             x = op.single(op.wrap(value))
             nothing = np.full((1,) * x.rank, np.nan, dtype=x.dtype.numpy())
             fed[value] = optional_input(op, seed.input, nothing)
-        flags = {value: given(op, _flat(op, weights)) for value, weights in fed.items()}
+        flags = {value: given(op, rows(op, weights)) for value, weights in fed.items()}
         any_fed, *rest = flags.values()
         for flag in rest:
             any_fed = op.Or(any_fed, flag)
@@ -73,7 +73,7 @@ def _choosing(
             total = None
             for value in fed:
                 x = op.single(op.wrap(value))
-                part = op.cast(op.sum(_flat(op, x * merged[value]), [1], keepdims=False), ir.DataType.FLOAT)
+                part = op.cast(op.sum(rows(op, x * merged[value]), [1], keepdims=False), ir.DataType.FLOAT)
                 total = part if total is None else total + part
             assert total is not None
             flag = op.Squeeze(any_fed, [1], dims=any_fed.shape[:1])
@@ -82,13 +82,6 @@ def _choosing(
         return Choice(merged, score, choice.classes, choice.further)
 
     return with_weights
-
-
-def _flat(op: Builder, x: Var) -> Var:
-    """(N, ...) as (N, everything)."""
-    if x.rank == 1:
-        return op.Unsqueeze(x, [1], dims=(*x.shape, 1))
-    return x if x.rank == 2 else op.Reshape(x, [0, -1], dims=(x.shape[0], None))
 
 
 def _ranked(op: Builder, flag: Var, like: Var) -> Var:
