@@ -235,11 +235,11 @@ def qlinear_mul(call: Call) -> str:
 _UNARY = "X, X_scale, X_zero_point, Y_scale, Y_zero_point => Y"
 
 
-def _unary(call: Call, application: str, x: str = "X", y: str = "Y") -> str:
+def _unary(call: Call, application: str) -> str:
     return (
-        real(call, "data", "X", f"{x}_scale", f"{x}_zero_point" if x == "X" else "x_zero_point")
+        real(call, "data", "X", "X_scale", "X_zero_point")
         + f"result = {application}\n"
-        + quantized(call, "Y", "result", f"{y}_scale", f"{y}_zero_point")
+        + quantized(call, "Y", "result", "Y_scale", "Y_zero_point")
     )
 
 
