@@ -21,14 +21,21 @@ def _standardized(
     dx = (g - mean(g) - y mean(g y)) / sigma with y the result; without centring the means of x and of
     g drop out.
     """
-    if centred:
-        x = x - _mean(op, x, axes)
-    deviation = op.Sqrt(_mean(op, x * x, axes) + epsilon)
-    y = x / deviation
+    y, deviation = _normalized(op, x, axes, epsilon, centred)
     inner = y * _mean(op, g * y, axes)
     if centred:
         g = g - _mean(op, g, axes)
     return (g - inner) / deviation
+
+
+def _normalized(
+    op: Builder, x: Var, axes: Sequence[int], epsilon: float, centred: bool = True
+) -> tuple[Var, Var]:
+    """(x - mean) / sqrt(var + epsilon) over axes, and what it was divided by."""
+    if centred:
+        x = x - _mean(op, x, axes)
+    deviation = op.Sqrt(_mean(op, x * x, axes) + epsilon)
+    return x / deviation, deviation
 
 
 def _per_channel(op: Builder, v: Var, rank: int) -> Var:
@@ -128,9 +135,7 @@ def layer_normalization_x(
 def layer_normalization_scale(
     op: Builder, gs: Sequence[Var | None], X: Var, Scale: Var, *, axis: int, epsilon: float
 ) -> Var:
-    over = range(axis % X.rank, X.rank)
-    centred = X - _mean(op, X, over)
-    y = centred / op.Sqrt(_mean(op, centred * centred, over) + epsilon)
+    y, _ = _normalized(op, X, range(axis % X.rank, X.rank), epsilon)
     return _summed_to(op, gs[0], y, Scale)
 
 
@@ -141,8 +146,8 @@ def layer_normalization_b(op: Builder, gs: Sequence[Var | None], B: Var) -> Var:
 
 @vjp("RMSNormalization", wrt="scale")
 def rms_normalization_scale(op: Builder, g: Var, X: Var, scale: Var, *, axis: int, epsilon: float) -> Var:
-    over = range(axis % X.rank, X.rank)
-    return _summed_to(op, g, X / op.Sqrt(_mean(op, X * X, over) + epsilon), scale)
+    y, _ = _normalized(op, X, range(axis % X.rank, X.rank), epsilon, centred=False)
+    return _summed_to(op, g, y, scale)
 
 
 def _summed_to(op: Builder, g: Var | None, y: Var | None, like: Var) -> Var:
@@ -188,9 +193,7 @@ def instance_normalization_input(op: Builder, g: Var, input: Var, scale: Var, *,
 
 @vjp("InstanceNormalization", wrt="scale")
 def instance_normalization_scale(op: Builder, g: Var, input: Var, scale: Var, *, epsilon: float) -> Var:
-    over = range(2, input.rank)
-    centred = input - _mean(op, input, over)
-    y = centred / op.Sqrt(_mean(op, centred * centred, over) + epsilon)
+    y, _ = _normalized(op, input, range(2, input.rank), epsilon)
     return _channels(op, g * y, scale)
 
 
