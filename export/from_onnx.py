@@ -21,6 +21,7 @@ from ..errors import ModelError, NotOnnx
 from .folding import settle_shapes
 from .gradients.add import MINIMUM_OPSET
 from .gradients.builder import dims_of
+from .gradients.control_flow import subgraphs
 from .gradients.expand import lift_constants
 from .gradients.registry import constant, schema
 
@@ -384,15 +385,12 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         graph = graphs.pop()
         yield from (v.const_value for v in graph.initializers.values() if v.const_value is not None)
         for node in graph:
+            graphs.extend(subgraphs(node))
             for attribute in node.attributes.values():
                 if attribute.type == ir.AttributeType.TENSOR:
                     yield attribute.as_tensor()
                 elif attribute.type == ir.AttributeType.TENSORS:
                     yield from attribute.as_tensors()
-                elif attribute.type == ir.AttributeType.GRAPH:
-                    graphs.append(attribute.as_graph())
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    graphs.extend(attribute.as_graphs())
 
 
 def _check_external(model: ir.Model, name: str, is_bytes: bool) -> None:
