@@ -29,6 +29,7 @@ SCORE = "cam.score"  #: output, float32 [N]: the number that is explained
 CLASS = "cam.class"  #: output, int64 [N]: the class that is explained
 EMBEDDING = "cam.embedding"  #: output, float32 [N, D]: what :data:`REFERENCE` is compared with
 CHOSEN_BOX = "cam.chosen_box"  #: output, float32 [N, 4]: the detection that is explained, like :data:`BOX`
+CHOSEN_REGION = "cam.chosen_region"  #: output, float32 [N, h, w]: what is explained, like :data:`REGION`
 TOP_CLASS = -1
 
 Task: TypeAlias = Literal["classification", "regression", "segmentation", "detection", "embedding"]

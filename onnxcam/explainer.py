@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import evidence, methods, postprocess, preprocess, rows, smoothing, targets
 from . import feeds as inputs
 from . import images as photos
-from . import methods, postprocess, preprocess, rows, targets
-from .contract import (
-    CHOSEN_BOX,
-    CLASS,
-    EMBEDDING,
-    PREFIX,
-    SCORE,
-    TOP_CLASS,
-    Layer,
-    Preprocess,
-    Record,
-)
+from .contract import CHOSEN_BOX, EMBEDDING, SCORE, Layer, Preprocess, Record
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
+from .evidence import NO_CLASS, Evidence, Request
 from .grids import channel_axis
 from .methods import Method
+from .perturbation import Passes, Progress
 from .providers import Provider
 from .result import Explanation
-from .rows import Rows
 from .session import Node, Session
+from .smoothing import Smooth
 from .targets import Targets
 
 
@@ -106,9 +98,7 @@ class Explainer:
         self.layers = tuple(layer.name for layer in self.record.layers)
         self._image = inputs.image_input(self._session.inputs, self.record.preprocess)
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
-        self._max_batch = max_batch
-        self._own_outputs = tuple(o.name for o in self._session.outputs if not o.name.startswith(PREFIX))
-        self._told = frozenset(o.name for o in self._session.outputs) & frozenset(_TOLD)
+        self._file = evidence.File(self._session, self._image, self._channels(), max_batch)
 
     def placement(self) -> dict[str, tuple[Node, ...]] | None:
         """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
@@ -120,7 +110,13 @@ class Explainer:
         method: str | Method = "gradcam",
         target: Any = None,
         layers: str | Sequence[str] | None = None,
-        fuse: str = "mean",
+        fuse: str | None = None,
+        *,
+        smooth: Smooth = None,
+        scale: str = "image",
+        channels: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Explanation:
         """Explain photos.
 
@@ -132,7 +128,16 @@ class Explainer:
                 the kinds of :mod:`onnxcam.targets` for every image, or a list with one entry per image,
                 each of which may be a list.
             layers: of :attr:`layers`; None: all of them, fused.
-            fuse: how several layers become one heatmap: "mean", "max" or "product".
+            fuse: how several layers become one heatmap: "mean", "max" or "product"; None: as the method has
+                it.
+            smooth: "tta" (flipped and scaled copies), "noise" or :class:`onnxcam.smoothing.Noise` (noisy
+                copies), "eigen" (the first principal component of the weighted channels), or several of them.
+            scale: "image": each heatmap is scaled on its own; "batch": all of the call alike, so that they
+                can be compared.
+            channels: of the layer, that alone take part; None: all.
+            progress: called with the number of runs that are done, and that are known of so far, by methods
+                that run the model many times.
+            **options: of the method; ``onnxcam methods`` lists them.
 
         Returns:
             One row per image and target; heatmaps a list, each at its photo's own size.
@@ -142,10 +147,9 @@ class Explainer:
             InputError: the file records no preprocessing, or has inputs besides the image.
         """
         how = self.preprocess
-        if how is None and len(self._image.shape) != 4:
-            raise InputError(
-                f"The model takes {self._image}, which is no photo: hand arrays to explain_tensor."
-            )
+        image = self._file.image
+        if how is None and len(image.shape) != 4:
+            raise InputError(f"The model takes {image}, which is no photo: hand arrays to explain_tensor.")
         if how is None:
             raise InputError(
                 "The file records no preprocessing for photos. Give it when opening: "
@@ -153,31 +157,25 @@ class Explainer:
             )
         self._refuse_other_inputs("explain takes photos alone; hand all inputs to explain_tensor")
         named = photos.each(images)
-        loaded = [photos.load(image, name) for name, image in named]
-        request = self._request(method, target, layers, len(loaded))
-        dtype = self._image.dtype or np.dtype(np.float32)
-        runs, geometries = [], []
-        for part in rows.batches(len(loaded), rows.piece(self._image, self._max_batch)):
-            ready = [preprocess.apply(image, how, dtype) for image in loaded[part]]
+        loaded = [photos.load(picture, name) for name, picture in named]
+        request = self._request(method, target, layers, len(loaded), smooth, channels, progress, options)
+        fuse = request.method.fuse if fuse is None else fuse
+        dtype = image.dtype or np.dtype(np.float32)
+        parts, geometries = [], []
+        for part in rows.batches(len(loaded), rows.piece(image, self._file.max_batch)):
+            ready = [preprocess.apply(picture, how, dtype) for picture in loaded[part]]
             geometries += [geometry for _, geometry in ready]
-            feeds = self._checked({self._image.name: np.stack([tensor for tensor, _ in ready])})
-            runs.append(self._run(feeds, _seen_by(request.rows_of(part), geometries[part]), request))
-        run = rows.joined(runs)
-        classes = self._classes(run, request)
-        layer_maps = self._maps(run, request)
+            feeds = self._checked({image.name: np.stack([tensor for tensor, _ in ready])})
+            wanted = _seen_by(request.rows_of(part), geometries[part])
+            parts.append(evidence.find(self._file, feeds, wanted, request))
+        found = evidence.joined(parts)
         shown = [geometries[i] for i in request.targets.image_index]
-        heatmaps = [
-            _photo_heatmap([m[row] for m in layer_maps.values()], shown[row], request.method.rectify, fuse)
-            for row in range(len(shown))
-        ]
         return self._explanation(
-            run,
+            found,
             request,
-            classes,
-            layer_maps,
             fuse,
-            heatmaps=heatmaps,
-            boxes=_photo_boxes(run.arrays.get(CHOSEN_BOX), shown),
+            heatmaps=_photo_heatmaps(found, shown, request.method.rectify, fuse, scale),
+            boxes=_photo_boxes(found.run.arrays.get(CHOSEN_BOX), shown),
             seen=[preprocess.seen(geometry) for geometry in geometries],
             images=loaded,
             names=tuple(name for name, _ in named),
@@ -189,7 +187,13 @@ class Explainer:
         method: str | Method = "gradcam",
         target: Any = None,
         layers: str | Sequence[str] | None = None,
-        fuse: str = "mean",
+        fuse: str | None = None,
+        *,
+        smooth: Smooth = None,
+        scale: str = "image",
+        channels: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Explanation:
         """Explain the model's own inputs.
 
@@ -201,6 +205,11 @@ class Explainer:
             target: see :meth:`explain`.
             layers: see :meth:`explain`.
             fuse: see :meth:`explain`.
+            smooth: see :meth:`explain`.
+            scale: see :meth:`explain`.
+            channels: see :meth:`explain`.
+            progress: see :meth:`explain`.
+            **options: see :meth:`explain`.
 
         Returns:
             One row per image and target; heatmaps (R, H, W) at the model input's size: of a signal (R, L),
@@ -210,23 +219,27 @@ class Explainer:
             TensorError: wrong inputs, shape or dtype, an empty batch, or values that are not finite.
             TargetError, MethodError, UnknownLayer: see each.
         """
+        image = self._file.image
         if not isinstance(x, Mapping):
             self._refuse_other_inputs("give all of them: explain_tensor({name: array, ...})")
-            x = {self._image.name: x}
+            x = {image.name: x}
         feeds = self._checked(x)
-        image = feeds[self._image.name]
-        shape = inputs.shape_of(image)
-        request = self._request(method, target, layers, shape[0])
+        shape = inputs.shape_of(feeds[image.name])
+        request = self._request(method, target, layers, shape[0], smooth, channels, progress, options)
+        fuse = request.method.fuse if fuse is None else fuse
         whole = self._size(shape)
-        run = self._run(feeds, _as_input(request.targets, whole), request)
-        classes = self._classes(run, request)
-        layer_maps = self._maps(run, request)
-        size = _largest(layer_maps)
+        found = evidence.find(self._file, feeds, _as_input(request.targets, whole), request)
+        size = _largest(found.layer_maps)
         if len(size) == len(whole) or (len(size), len(whole)) == (2, 3):  # frames, their time averaged
             size = whole[-len(size) :]
-        heatmaps = postprocess.heatmaps(list(layer_maps.values()), size, request.method.rectify, fuse)
-        boxes = run.arrays.get(CHOSEN_BOX)
-        return self._explanation(run, request, classes, layer_maps, fuse, heatmaps=heatmaps, boxes=boxes)
+        heatmaps = _mean(
+            [
+                postprocess.heatmaps(list(group.values()), size, request.method.rectify, fuse, scale)
+                for group in found.groups
+            ]
+        )
+        boxes = found.run.arrays.get(CHOSEN_BOX)
+        return self._explanation(found, request, fuse, heatmaps=heatmaps, boxes=boxes)
 
     def _count_classes(self) -> int | None:
         """As the file declares its scores; what the record says of it is a copy."""
@@ -265,9 +278,39 @@ class Explainer:
             raise TensorError(f"The model has the inputs {names}; {advice}.")
 
     def _request(
-        self, method: str | Method, target: Any, layers: str | Sequence[str] | None, count: int
-    ) -> _Request:
+        self,
+        method: str | Method,
+        target: Any,
+        layers: str | Sequence[str] | None,
+        count: int,
+        smooth: Smooth,
+        channels: Sequence[int] | None,
+        progress: Progress | None,
+        options: Mapping[str, Any],
+    ) -> Request:
         chosen = method if isinstance(method, Method) else methods.get(method)
+        for name in options:
+            if name not in chosen.options:
+                known = ", ".join(f"{k} ({v})" for k, v in chosen.options.items()) or "none"
+                near = nearest(name, list(chosen.options))
+                raise MethodError(
+                    f"The method '{chosen.name}' has no option {name!r}.{near} It has: {known}."
+                )
+        wanted = targets.resolve(target, count, self._count, self.labels, self.record.score)
+        if chosen.finer is not None:
+            wanted = targets.refined(wanted, chosen.finer, self.record.score)
+        return Request(
+            chosen,
+            options,
+            self._layers(chosen, layers),
+            wanted,
+            smoothing.resolve(smooth),
+            None if channels is None else tuple(map(operator.index, channels)),
+            Passes(progress=progress),
+        )
+
+    def _layers(self, method: Method, layers: str | Sequence[str] | None) -> tuple[Layer, ...]:
+        """Those that the method looks at."""
         one = isinstance(layers, str) or not isinstance(layers, Iterable)
         wanted: tuple[Any, ...] = self.layers if layers is None else (layers,) if one else tuple(layers)
         if not wanted:
@@ -279,18 +322,14 @@ class Explainer:
                     f"The file does not explain a layer {name!r}.{nearest(str(name), list(known))} "
                     f"It explains {', '.join(map(repr, known))}."
                 )
-            if chosen.head is not None and known[name].head != chosen.head:
-                fits = next((n for n in known if known[n].head == chosen.head), None)
+            if method.head is not None and known[name].head != method.head:
+                fits = next((n for n in known if known[n].head == method.head), None)
                 raise MethodError(
-                    f"The method '{chosen.name}' needs a model that ends in global average pooling and one "
+                    f"The method '{method.name}' needs a model that ends in global average pooling and one "
                     f"linear layer; after the layer '{name}' there is something else. Use 'gradcam', which "
                     "is its generalisation" + (f", or layers={fits!r}." if fits else ".")
                 )
-        return _Request(
-            chosen,
-            tuple(known[name] for name in wanted),
-            targets.resolve(target, count, self._count, self.labels, self.record.score),
-        )
+        return tuple(known[name] for name in wanted) if method.layered else ()
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known = {info.name: info for info in self._session.inputs}
@@ -308,143 +347,76 @@ class Explainer:
             for name, value in given.items()
         }
 
-    def _run(self, feeds: Mapping[str, Any], wanted: Targets, request: _Request) -> Rows:
-        fetch = [*self._own_outputs, *(n for n in _TOLD if n in self._told)]
-        layouts = {
-            name: layer.layout
-            for layer in request.layers
-            for name in _tensors(layer, request.method).values()
-        }
-        return rows.run(
-            self._session,
-            feeds,
-            wanted,
-            list(dict.fromkeys([*fetch, *layouts])),
-            layouts,
-            self._image,
-            self._max_batch,
-        )
-
-    def _classes(self, run: Rows, request: _Request) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Per row the class (-1: none) and the score that is explained of it."""
-        chosen, image_index = request.targets.class_index, request.targets.image_index
-        if SCORE in self._told:
-            scores = run.arrays[SCORE].astype(np.float32, copy=False)
-            class_ids = run.arrays.get(CLASS, np.full(len(chosen), NO_CLASS))
-            own = np.array([name is None for name in run.targets.names or [None] * len(chosen)])
-            class_ids = np.where(own, class_ids, NO_CLASS)
-        else:
-            table = run.arrays[self.record.score.output].reshape(len(chosen), -1)
-            # Again, for files that do not record how many classes there are.
-            targets.check(int(chosen.max(initial=0)), table.shape[1])
-            class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
-            scores = table[np.arange(len(chosen)), class_ids].astype(np.float32, copy=False)
-        if not np.isfinite(scores).all():
-            raise TensorError(
-                f"The score of image {image_index[np.argmin(np.isfinite(scores))]} is not finite: "
-                "the input holds NaN or infinity, or the model overflows."
-            )
-        return class_ids, scores
-
-    def _maps(self, run: Rows, request: _Request) -> dict[str, NDArray[np.float32]]:
-        """Per layer its raw maps (R, ...grid)."""
-        maps = {}
-        for layer in request.layers:
-            tensors = {k: run.arrays[name] for k, name in _tensors(layer, request.method).items()}
-            b, _, *grid = next(iter(tensors.values())).shape
-            # Methods know images: a signal is one row, and a volume's slices lie below each other.
-            flat = {k: t.reshape(*t.shape[:2], math.prod(grid[:-1]), grid[-1]) for k, t in tensors.items()}
-            made = request.method(**flat)
-            made = np.asarray(made, np.float32)
-            wanted = (b, math.prod(grid[:-1]), grid[-1])
-            if made.shape != wanted:
-                raise MethodError(
-                    f"The method '{request.method.name}' gave maps of the shape {made.shape} "
-                    f"for the layer '{layer.name}', not {wanted}."
-                )
-            maps[layer.name] = made.reshape(b, *grid)
-        return maps
+    def _channels(self) -> int:
+        """The axis of the image input that counts its channels."""
+        if len(self._image.shape) == 4:
+            return 3 if inputs.layout_of(self._image, self.preprocess) == "NHWC" else 1
+        return channel_axis(self._image.shape)
 
     def _size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input's grid: (h, w), a signal's (l,) or a volume's (d, h, w); empty if it has none."""
         if not 3 <= len(shape) <= 5:
             return ()
-        channels = channel_axis(self._image.shape)
-        if len(shape) == 4:
-            channels = 3 if inputs.layout_of(self._image, self.preprocess) == "NHWC" else 1
-        return tuple(n for axis, n in enumerate(shape) if axis not in (0, channels))
+        return tuple(n for axis, n in enumerate(shape) if axis not in (0, self._file.channels))
 
     def _explanation(
         self,
-        run: Rows,
-        request: _Request,
-        classes: tuple[NDArray[np.int64], NDArray[np.float32]],
-        layer_maps: dict[str, NDArray[np.float32]],
+        found: Evidence,
+        request: Request,
         fuse: str,
         *,
         heatmaps: NDArray[np.float32] | list[NDArray[np.float32]],
         **of_photos: Any,
     ) -> Explanation:
+        layer_maps = found.layer_maps
         maps = next(iter(layer_maps.values()))
         if len(layer_maps) > 1:
             several = list(layer_maps.values())
             maps = postprocess.heatmaps(several, _largest(layer_maps), request.method.rectify, fuse)
+        run, class_ids = found.run, found.class_ids
         return Explanation(
             maps=maps,
             heatmaps=heatmaps,
-            outputs={name: run.per_image(name) for name in self._own_outputs},
-            class_ids=classes[0],
-            scores=classes[1],
+            outputs={name: run.per_image(name) for name in self._file.own_outputs},
+            class_ids=class_ids,
+            scores=found.scores,
             labels=[
                 name or _label(self.labels, int(i))
-                for i, name in zip(classes[0], run.targets.names or [None] * len(classes[0]), strict=True)
+                for i, name in zip(class_ids, run.targets.names or [None] * len(class_ids), strict=True)
             ],
             image_index=request.targets.image_index,
             zero=np.array([not heatmap.any() for heatmap in heatmaps]),
             layer_maps=layer_maps,
             method=request.method.name,
             embeddings=run.per_image(EMBEDDING) if EMBEDDING in run.arrays else None,
+            passes=request.passes.model,
+            tail_passes=request.passes.tail,
             **of_photos,
         )
 
 
-NO_CLASS = -1  #: the class of a row that is of none
-_TOLD = (SCORE, CLASS, CHOSEN_BOX, EMBEDDING)
+def _photo_heatmaps(
+    found: Evidence, shown: Sequence[preprocess.Geometry], rectify: bool, fuse: str, scale: str
+) -> list[NDArray[np.float32]]:
+    """``postprocess.heatmaps`` onto photos: per row, scaled over what the model saw, 0 elsewhere."""
+    groups = []
+    for group in found.groups:
+        scaled = [postprocess.scale(np.maximum(m, 0) if rectify else m, scale) for m in group.values()]
+        placed = []
+        for row, geometry in enumerate(shown):
+            fused = postprocess.fuse([preprocess.to_photo(m[row], geometry)[None] for m in scaled], fuse)[0]
+            placed.append(fused[preprocess.window(geometry)])
+        groups.append(postprocess.scale_each(placed, scale))
+    heatmaps = []
+    for row, geometry in enumerate(shown):
+        heatmap = np.zeros(geometry.photo, np.float32)
+        heatmap[preprocess.window(geometry)] = _mean([group[row] for group in groups])
+        heatmaps.append(heatmap)
+    return heatmaps
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What one call asks for."""
-
-    method: Method
-    layers: tuple[Layer, ...]
-    targets: Targets
-
-    def rows_of(self, part: slice) -> Targets:
-        """The rows of the images in ``part``, counted from its start."""
-        index = self.targets.image_index
-        return self.targets.rows((index >= part.start) & (index < part.stop), part.start)
-
-
-def _tensors(layer: Layer, method: Method) -> dict[str, str]:
-    """The outputs of ``layer`` that ``method`` reads."""
-    names = {"activations": layer.activations, "gradients": layer.gradients}
-    return {kind: names[kind] for kind in method.needs}
-
-
-def _photo_heatmap(
-    layer_maps: Sequence[NDArray[np.float32]], geometry: preprocess.Geometry, rectify: bool, fuse: str
-) -> NDArray[np.float32]:
-    """``postprocess.heatmaps`` for one row, onto a photo: scaled over what the model saw, 0 elsewhere."""
-    placed = []
-    for grid in layer_maps:
-        scaled = postprocess.scale((np.maximum(grid, 0) if rectify else grid)[None])[0]
-        placed.append(preprocess.to_photo(scaled, geometry)[None])
-    fused = postprocess.fuse(placed, fuse)[0]
-    window = preprocess.window(geometry)
-    heatmap = np.zeros(geometry.photo, np.float32)
-    heatmap[window] = postprocess.scale(fused[window][None])[0]
-    return heatmap
+def _mean(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return maps[0] if len(maps) == 1 else np.mean(maps, axis=0)
 
 
 def _seen_by(wanted: Targets, geometries: Sequence[preprocess.Geometry]) -> Targets:

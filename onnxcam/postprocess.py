@@ -25,7 +25,11 @@ EPSILON = 1e-7  #: added to a map's maximum before it divides; it keeps a map of
 
 
 def heatmaps(
-    layer_maps: Sequence[ArrayLike], size: Sequence[int], rectify: bool = True, fuse: str = "mean"
+    layer_maps: Sequence[ArrayLike],
+    size: Sequence[int],
+    rectify: bool = True,
+    fuse: str = "mean",
+    scale: str = "image",
 ) -> Maps:
     """Heatmaps of one or more layers' raw maps.
 
@@ -35,21 +39,22 @@ def heatmaps(
         size: (H, W) of the result; one number per axis of the grid.
         rectify: drop negative evidence first; False lets it take part in the scaling (CAM).
         fuse: see :func:`fuse`.
+        scale: ``image``: each sample is scaled on its own; ``batch``: all alike, so that they compare.
 
     Returns:
-        (B, H, W) float32 in [0, 1], each sample scaled on its own. A map without contrast (all
-        zeros, or nothing positive) is exactly zero everywhere.
+        (B, H, W) float32 in [0, 1]. A map without contrast (all zeros, or nothing positive) is exactly zero
+        everywhere if it is scaled on its own.
 
     Raises:
-        InputError: no layer, maps of the wrong shape or of different ranks, an unusable size or an unknown
-            fusion.
+        InputError: no layer, maps of the wrong shape or of different ranks, an unusable size, an unknown
+            fusion or scaling.
         TensorError: a map that is not finite.
     """
     checked = [_checked(raw) for raw in layer_maps]
     if len(ranks := {maps.ndim for maps in checked}) > 1:
         grids = " and ".join(_AXES[rank - 1] for rank in sorted(ranks))
         raise InputError(f"Layers with grids {grids} make no common heatmap: explain them one by one.")
-    return pipeline([m if rectify else m.copy() for m in checked], size, rectify, fuse)
+    return pipeline([m if rectify else m.copy() for m in checked], size, rectify, fuse, scale)
 
 
 def pipeline(
@@ -57,6 +62,7 @@ def pipeline(
     size: Any,
     rectify: bool,
     fuse: str,
+    scale: str = "image",
     xp: Any = np,
     resize: Callable[[Any, Any], Any] | None = None,
 ) -> Any:
@@ -67,32 +73,43 @@ def pipeline(
         size: see :func:`heatmaps`; None leaves the maps at their own.
         rectify: see :func:`heatmaps`.
         fuse: see :func:`heatmaps`.
+        scale: see :func:`heatmaps`.
         xp: the array namespace.
         resize: of that namespace: maps and a size to maps; None: OpenCV's.
     """
     resize = resize or _resize
     enlarged = []
     for maps in layer_maps:
-        scaled = _scale(xp.maximum(maps, 0) if rectify else maps, xp)
+        scaled = _scale(xp.maximum(maps, 0) if rectify else maps, scale, xp)
         enlarged.append(scaled if size is None else resize(scaled, size))
     # The library also rectifies here; scaled maps and their linear interpolations are never negative.
-    return _scale(_combine(enlarged, fuse, xp), xp)
+    return _scale(_combine(enlarged, fuse, xp), scale, xp)
 
 
-def scale(maps: ArrayLike) -> Maps:
-    """Each sample moved and stretched to [0, 1]: z = M - min M, then z / (max z + 1e-7).
+def scale(maps: ArrayLike, over: str = "image") -> Maps:
+    """Moved and stretched to [0, 1]: z = M - min M, then z / (max z + 1e-7).
 
     Args:
         maps: (B, h, w), float.
+        over: ``image``: each sample by its own range; ``batch``: all by that of all.
 
     Returns:
-        (B, h, w) float32; zero everywhere for a sample that is constant.
+        (B, h, w) float32; zero everywhere for what is constant.
 
     Raises:
-        InputError: maps of the wrong shape.
+        InputError: maps of the wrong shape, or an unknown scaling.
         TensorError: a map that is not finite.
     """
-    return _scale(_checked(maps).copy())
+    return _scale(_checked(maps).copy(), over)
+
+
+def scale_each(maps: Sequence[Maps], over: str = "image") -> list[Maps]:
+    """:func:`scale` for maps (H, W) of different sizes."""
+    if over == "image":
+        return [scale(one[None])[0] for one in maps]
+    flat = scale(np.concatenate([one.ravel() for one in maps])[None], over)[0]
+    ends = np.cumsum([one.size for one in maps])[:-1]
+    return [part.reshape(one.shape) for part, one in zip(np.split(flat, ends), maps, strict=True)]
 
 
 def resize(maps: ArrayLike, size: Sequence[int]) -> Maps:
@@ -198,9 +215,16 @@ def _checked(maps: ArrayLike) -> Maps:
     return array
 
 
-def _scale(maps: Any, xp: Any = np) -> Any:
+SCALINGS = ("image", "batch")  #: over what maps are scaled
+
+
+def _scale(maps: Any, over: str = "image", xp: Any = np) -> Any:
     """Scale, arrays in place: at image size a second buffer costs more than the arithmetic."""
-    grid = tuple(range(1, len(maps.shape)))
+    if over not in SCALINGS:
+        raise InputError(
+            f"No scaling {over!r}.{nearest(str(over), SCALINGS)} There are: {', '.join(SCALINGS)}."
+        )
+    grid = tuple(range(over == "image", len(maps.shape)))
     low = xp.min(maps, axis=grid, keepdims=True)
     if xp is not np or low.any():  # rectified maps mostly have a cell without heat
         with np.errstate(over="ignore"):  # a range beyond float32: found below

@@ -45,6 +45,8 @@ class Explanation:
         seen: per image (H, W) bool, the pixels that the model saw; None from ``explain_tensor``.
         images: the N photos, (H, W, 3) uint8 RGB; None from ``explain_tensor``.
         names: the photos' paths, or "image 0"; empty from ``explain_tensor``.
+        passes: how many images went through the whole file for it, changed copies among them.
+        tail_passes: how many changed copies went through what follows a layer.
     """
 
     maps: NDArray[np.float32]
@@ -62,6 +64,8 @@ class Explanation:
     seen: list[NDArray[np.bool_]] | None = None
     images: list[Photo] | None = None
     names: tuple[str, ...] = ()
+    passes: int = 0
+    tail_passes: int = 0
 
     def __len__(self) -> int:
         return len(self.class_ids)

@@ -77,6 +77,28 @@ class Contrast:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Finer:
+    """What tells a class from those that the model takes for nearest.
+
+    Finer-CAM: Zhang et al., "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual
+    Explanation", CVPR 2025. Which classes these are, and their weights, follow from the scores of each image,
+    so that the file is run for them first.
+
+    Attributes:
+        of: the class; None: each image's top class.
+        references: how many of the classes with the nearest logits, or which.
+        weight: of theirs, the paper's α.
+        mean: False, as the authors: Σ_i p_i (y_c - α y_i) / Σ_i p_i with the softmax p, through which the
+            gradient goes, too. True, as torch-cam: y_c - α times the mean of the y_i.
+    """
+
+    of: Class | None = None
+    references: int | Sequence[Class] = 3
+    weight: float = 1.0
+    mean: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Any linear functional: the sum of weight times value.
@@ -100,12 +122,14 @@ class Targets:
         class_index: (R,) int64: its class; :data:`~onnxcam.contract.TOP_CLASS` is the image's best.
         feeds: per row what else is fed, {input: its entry of the batch}; empty if no row has any.
         names: per row what it is called, where no class says; empty if no row has one.
+        finer: per row what its weights follow from, once the scores are known; empty if no row has any.
     """
 
     image_index: NDArray[np.int64]
     class_index: NDArray[np.int64]
     feeds: tuple[Mapping[str, NDArray[Any]], ...] = ()
     names: tuple[str | None, ...] = ()
+    finer: tuple[Finer | None, ...] = ()
 
     def rows(self, index: Any, first: int = 0) -> Targets:
         """Some rows; their images are counted from ``first`` on."""
@@ -115,6 +139,7 @@ class Targets:
             self.class_index[picked],
             tuple(self.feeds[i] for i in picked) if self.feeds else (),
             tuple(self.names[i] for i in picked) if self.names else (),
+            tuple(self.finer[i] for i in picked) if self.finer else (),
         )
 
 
@@ -123,6 +148,7 @@ class _Row:
     class_index: int = TOP_CLASS
     feeds: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     name: str | None = None
+    finer: Finer | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +210,7 @@ def resolve(
         np.array([r.class_index for _, r in rows], np.int64),
         tuple(r.feeds for _, r in rows) if any(r.feeds for _, r in rows) else (),
         tuple(r.name for _, r in rows) if any(r.name for _, r in rows) else (),
+        tuple(r.finer for _, r in rows) if any(r.finer for _, r in rows) else (),
     )
 
 
@@ -293,6 +320,88 @@ def _contrast(target: Contrast, file: _File) -> _Row:
     return replace(row, name=f"{_named(file, file.class_of(target.of))}, not {against}")
 
 
+def _finer(target: Finer, file: _File) -> _Row:
+    _only("A Finer", "classification", file)
+    own_seed(file.score)
+    references = target.references
+    if not isinstance(references, int):
+        references = tuple(file.class_of(other) for other in references)
+    count = references if isinstance(references, int) else len(references)
+    if count < 1 or (isinstance(references, int) and file.classes is not None and count >= file.classes):
+        most = f" to {file.classes - 1}" if file.classes is not None else ""
+        raise TargetError(f"A Finer has 1{most} classes to refer to, not {count}.")
+    return _Row(
+        TOP_CLASS if target.of is None else file.class_of(target.of),
+        finer=replace(target, references=references),
+    )
+
+
+def refined(wanted: Targets, fields: Mapping[str, Any], score: Score) -> Targets:
+    """The rows, each class against its nearest (:class:`Finer` with ``fields``); other rows as they are.
+
+    Raises:
+        TargetError: the file takes no weights.
+    """
+    own_seed(score)
+    given = wanted.feeds or ({},) * len(wanted.class_index)
+    asked = wanted.finer or (None,) * len(given)
+    finer = tuple(one or (None if fed else Finer(**fields)) for one, fed in zip(asked, given, strict=True))
+    return replace(wanted, finer=finer if any(finer) else ())
+
+
+def own_seed(score: Score) -> Seed:
+    """The input for weights of the score itself.
+
+    Raises:
+        TargetError: the file has none.
+    """
+    for seed in score.seeds:
+        if seed.output == score.output:
+            return seed
+    raise TargetError(
+        "The file takes no weights for its score, which a difference of classes needs. Rewrite the model "
+        'with them: `rewrite_onnx(..., score={"seed": True})` or `onnxcam rewrite --seed`.'
+    )
+
+
+def finer_weights(logits: NDArray[np.float32], of: int, finer: Finer) -> tuple[NDArray[np.float32], float]:
+    """The cotangent of a :class:`Finer`'s score, and the score.
+
+    Args:
+        logits: y, (K,), of one image.
+        of: c, the class.
+        finer: with references by index.
+
+    Returns:
+        ∂f/∂y, (K,) float32, and f(y).
+    """
+    y = logits.astype(np.float64)
+    if isinstance(finer.references, int):
+        near = np.argsort(np.abs(y - y[of]), kind="stable")
+        others = near[near != of][: finer.references]
+    else:
+        others = np.asarray(finer.references, np.int64)
+    weights = np.zeros_like(y)
+    if finer.mean:
+        weights[of] = 1.0
+        np.add.at(weights, others, -finer.weight / len(others))
+        return weights.astype(np.float32), float(weights @ y)
+    p = np.exp(y - y.max())
+    p /= p.sum()
+    part = np.zeros_like(y)  # p of the references, 0 elsewhere
+    np.add.at(part, others, p[others])
+    total = part.sum() + _FINER_EPSILON
+    apart = y[of] - finer.weight * y
+    numerator = part @ apart
+    weights[of] = part.sum()
+    weights += part * (apart - finer.weight) - p * numerator
+    weights = weights / total - numerator / total**2 * (part - p * part.sum())
+    return weights.astype(np.float32), float(numerator / total)
+
+
+_FINER_EPSILON = 1e-9  #: the authors'
+
+
 def _weights(target: Weights, file: _File) -> _Row:
     seeds = file.score.seeds
     if not seeds:
@@ -353,6 +462,7 @@ _KINDS: dict[type, Callable[[Any, _File], _Row]] = {
     Box: _box,
     Similar: _similar,
     Contrast: _contrast,
+    Finer: _finer,
     Weights: _weights,
 }
 

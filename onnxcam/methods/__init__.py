@@ -39,14 +39,14 @@ __all__ = ["NEEDS", "NUMPY", "Array", "Method", "Namespace", "get", "method", "n
 Array: TypeAlias = Any  #: a NumPy array on the host, a value of the graph where a method is traced
 
 Need: TypeAlias = Literal[
-    "activations", "gradients", "moments", "curvature", "biases", "attention", "guided", "tail", "masked"
+    "activations", "gradients", "noisy", "curvature", "biases", "attention", "guided", "tail", "masked"
 ]
 
 #: What a method may need, and what it is given.
 NEEDS: Mapping[str, str] = {
     "activations": "A, the layer's activations, (B, C, h, w)",
     "gradients": "G = ∂score/∂A, (B, C, h, w)",
-    "moments": "the means of G, G² and G³ over noisy copies of the input, (3, B, C, h, w)",
+    "noisy": "a function from samples, sigma and a seed to the means of G, G², G³ over noisy copies",
     "curvature": "∂(Σ G·A)/∂A with the factor A held constant, (B, C, h, w); inside a file only",
     "biases": "per node with a bias the bias times the gradient; inside a file only",
     "attention": "per block its attention and the gradient there; inside a file only",
@@ -130,6 +130,11 @@ class Method:
     def inside(self) -> bool:
         """Whether it exists inside a file alone."""
         return not INSIDE.isdisjoint(self.needs)
+
+    @property
+    def layered(self) -> bool:
+        """Whether it looks at a layer."""
+        return not {"activations", "gradients", "noisy", "curvature", "tail"}.isdisjoint(self.needs)
 
     @property
     def runs(self) -> bool:

@@ -33,7 +33,7 @@ def test_golden_vectors(name, dtype):
 
 
 def test_every_method_has_a_golden_vector():
-    assert sorted([*RAW, "gradcam++"]) == ARRAYS
+    assert sorted([*RAW, "gradcam++"]) == [n for n in ARRAYS if methods.get(n).finer is None]
 
 
 def test_gradcampp_pgc_by_hand():

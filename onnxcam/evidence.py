@@ -1,0 +1,418 @@
+"""From inputs to raw maps: what a method needs is run for, and handed to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import projection, rows, smoothing, targets
+from .contract import (
+    BOX,
+    CHOSEN_BOX,
+    CHOSEN_REGION,
+    CLASS,
+    EMBEDDING,
+    REGION,
+    SCORE,
+    Layer,
+    Record,
+)
+from .errors import MethodError, TensorError
+from .methods import Method
+from .perturbation import Passes, Scorer, pinned
+from .rows import Rows
+from .session import Session, TensorInfo
+from .smoothing import Change, Smoothing
+from .targets import TOP_CLASS, Targets
+
+Maps: TypeAlias = NDArray[np.float32]
+NO_CLASS = -1  #: the class of a row that is of none
+INPUT = "input"  #: what the maps are called that methods without a layer give
+TOLD = (SCORE, CLASS, CHOSEN_BOX, CHOSEN_REGION, EMBEDDING)
+
+#: What the file chose, by the input that would have said it.
+_CHOSEN = {BOX: CHOSEN_BOX, REGION: CHOSEN_REGION}
+
+
+@dataclass(frozen=True)
+class File:
+    """An open file, and how its inputs are.
+
+    Attributes:
+        session: open.
+        image: the input that takes the image.
+        channels: the axis of that input that counts channels.
+        max_batch: rows in one run.
+    """
+
+    session: Session
+    image: TensorInfo
+    channels: int
+    max_batch: int
+
+    @property
+    def record(self) -> Record:
+        """The file's."""
+        return self.session.record
+
+    @property
+    def own_outputs(self) -> tuple[str, ...]:
+        """The model's, without ours."""
+        return tuple(o.name for o in self.session.outputs if not o.name.startswith("cam."))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The outputs that say what was explained."""
+        names = {o.name for o in self.session.outputs}
+        return tuple(name for name in TOLD if name in names)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call asks for.
+
+    Attributes:
+        method: which.
+        options: of the method, {name: value}.
+        layers: of the file; empty for a method that looks at none.
+        targets: the rows.
+        smoothing: see :mod:`onnxcam.smoothing`.
+        channels: of the layer, that alone take part; None: all.
+        passes: counts the runs.
+    """
+
+    method: Method
+    options: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+    targets: Targets
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    channels: tuple[int, ...] | None = None
+    passes: Passes = field(default_factory=Passes)
+
+    def rows_of(self, part: slice) -> Targets:
+        """The rows of the images in ``part``, counted from its start."""
+        index = self.targets.image_index
+        return self.targets.rows((index >= part.start) & (index < part.stop), part.start)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found for some rows.
+
+    Attributes:
+        run: what the file gave for the inputs as they are, without the layers' tensors.
+        class_ids: (R,) int64, -1 for a row of no one class.
+        scores: (R,) float32.
+        groups: per group of changed inputs {layer: raw maps (R, ...grid)}; see :mod:`onnxcam.smoothing`.
+    """
+
+    run: Rows
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    groups: tuple[dict[str, Maps], ...]
+
+    @property
+    def layer_maps(self) -> dict[str, Maps]:
+        """The mean of the groups."""
+        first, *rest = self.groups
+        if not rest:
+            return first
+        return {name: np.mean([group[name] for group in self.groups], axis=0) for name in first}
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of further and further images as one."""
+    if len(parts) == 1:
+        return parts[0]
+    groups = tuple(
+        {name: np.concatenate([group[name] for group in same]) for name in same[0]}
+        for same in zip(*(part.groups for part in parts), strict=True)
+    )
+    return Evidence(
+        rows.joined([part.run for part in parts]),
+        np.concatenate([part.class_ids for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        groups,
+    )
+
+
+def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request) -> Evidence:
+    """Run what the request needs for some images.
+
+    Args:
+        file: open.
+        feeds: {input: checked array or device tensor}.
+        wanted: the rows of these images, boxes and regions as the model sees them.
+        request: the method and how.
+
+    Raises:
+        MethodError: the method cannot carry these layers, or gives something else than maps.
+        TargetError, TensorError: the rows, the inputs.
+    """
+    plain = request.smoothing.groups == ((Change(),),)
+    run = _run(file, feeds, wanted, request, tensors=plain)
+    class_ids, scores = _explained(file, run)
+    if wanted.finer:
+        logits = _logits(file.record.score.activation, run.arrays[file.record.score.output])
+        wanted, scores = _finer(file, wanted, class_ids, logits, scores)
+        if plain:
+            told = run
+            run = _run(file, feeds, wanted, request)
+            run = replace(run, arrays=run.arrays | {k: told.arrays[k] for k in file.told if k in (CLASS,)})
+    asked = wanted if plain and _is_plain(request.method) else pinned(run, class_ids, _CHOSEN)
+    if plain:
+        groups: tuple[dict[str, Maps], ...] = (_maps(file, feeds, asked, run, request),)
+    else:
+        groups = tuple(_mean_of(file, feeds, asked, request, group) for group in request.smoothing.groups)
+    kept = {k: v for k, v in run.arrays.items() if k in file.own_outputs or k in file.told}
+    return Evidence(replace(run, arrays=kept), class_ids, scores, groups)
+
+
+def _is_plain(method: Method) -> bool:
+    """Whether the method sees one run of the inputs as they are."""
+    return not method.runs and "noisy" not in method.needs
+
+
+def _mean_of(
+    file: File, feeds: Mapping[str, Any], asked: Targets, request: Request, group: Sequence[Change]
+) -> dict[str, Maps]:
+    """The mean of the raw maps of changed copies of the images."""
+    image = file.image.name
+    x = _on_host(feeds[image])
+    total: dict[str, Maps] = {}
+    for change in group:
+        fed = {**feeds, image: smoothing.changed(x, change, file.channels)}
+        width = x.shape[-1] if file.channels != x.ndim - 1 else x.shape[-2]
+        rows_ = smoothing.asked(asked, change, width)
+        run = _run(file, fed, rows_, request)
+        for name, maps in _maps(file, fed, rows_, run, request).items():
+            share = smoothing.undone(maps, change) / np.float32(len(group))
+            total[name] = total[name] + share if name in total else share
+    return total
+
+
+def _run(
+    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, tensors: bool = True
+) -> Rows:
+    """The file's outputs for the rows, and the layers' tensors that the method reads."""
+    names = (
+        [n for layer in request.layers for n in _tensors(layer, request.method).values()] if tensors else []
+    )
+    layouts = {
+        name: layer.layout
+        for layer in request.layers
+        for name in _tensors(layer, request.method).values()
+        if name in names
+    }
+    request.passes.model += len(wanted.image_index)
+    fetch = list(dict.fromkeys([*file.own_outputs, *file.told, *layouts]))
+    return rows.run(file.session, feeds, wanted, fetch, layouts, file.image, file.max_batch)
+
+
+def _tensors(layer: Layer, method: Method) -> dict[str, str]:
+    """The outputs of ``layer`` that ``method`` reads."""
+    names = {"activations": layer.activations, "gradients": layer.gradients}
+    return {kind: names[kind] for kind in method.needs if kind in names}
+
+
+def _explained(file: File, run: Rows) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Per row the class (-1: none) and the score that is explained of it."""
+    chosen, image_index = run.targets.class_index, run.targets.image_index
+    if SCORE in run.arrays:
+        scores = run.arrays[SCORE].astype(np.float32, copy=False)
+        class_ids = run.arrays.get(CLASS, np.full(len(chosen), NO_CLASS))
+        own = np.array([name is None for name in run.targets.names or [None] * len(chosen)])
+        class_ids = np.where(own, class_ids, NO_CLASS)
+    else:
+        table = run.arrays[file.record.score.output].reshape(len(chosen), -1)
+        # Again, for files that do not record how many classes there are.
+        targets.check(int(chosen.max(initial=0)), table.shape[1])
+        class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
+        scores = table[np.arange(len(chosen)), class_ids].astype(np.float32, copy=False)
+    if not np.isfinite(scores).all():
+        raise TensorError(
+            f"The score of image {image_index[np.argmin(np.isfinite(scores))]} is not finite: "
+            "the input holds NaN or infinity, or the model overflows."
+        )
+    return class_ids, scores
+
+
+def _logits(activation: str | None, output: NDArray[Any]) -> NDArray[np.float32]:
+    """(R, K) what is before the output's activation, up to a constant per row."""
+    table = output.reshape(len(output), -1).astype(np.float32, copy=False)
+    tiny = np.finfo(np.float32).tiny
+    if activation == "softmax":
+        return np.log(np.maximum(table, tiny))
+    if activation == "sigmoid":
+        return np.log(np.maximum(table, tiny)) - np.log(np.maximum(1 - table, np.finfo(np.float32).eps))
+    return table
+
+
+def _finer(
+    file: File,
+    wanted: Targets,
+    class_ids: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    scores: NDArray[np.float32],
+) -> tuple[Targets, NDArray[np.float32]]:
+    """The rows with the weights that follow from the scores, and the differences that these weigh."""
+    seed = targets.own_seed(file.record.score)
+    sizes = [n if isinstance(n, int) else -1 for n in seed.shape[1:]]
+    feeds, scores = list(wanted.feeds or ({},) * len(class_ids)), scores.copy()
+    for row, finer in enumerate(wanted.finer):
+        if finer is not None:
+            weights, scores[row] = targets.finer_weights(logits[row], int(class_ids[row]), finer)
+            feeds[row] = {**feeds[row], seed.input: weights.reshape(sizes)}
+    return replace(wanted, feeds=tuple(feeds), finer=()), scores
+
+
+def _maps(
+    file: File, feeds: Mapping[str, Any], asked: Targets, run: Rows, request: Request
+) -> dict[str, Maps]:
+    """Per layer its raw maps (R, ...grid)."""
+    method = request.method
+    maps = {}
+    for layer in request.layers or (None,):
+        given = {k: run.arrays[name] for k, name in (_tensors(layer, method) if layer else {}).items()}
+        if request.channels is not None:
+            given = {k: _chosen(t, request.channels, layer.name if layer else "") for k, t in given.items()}
+        if "noisy" in method.needs:
+            given["noisy"] = _moments(file, feeds, asked, request, layer)
+        make = _of_images if method.runs else _of_arrays
+        made = make(file, feeds, asked, given, request)
+        name = INPUT if layer is None else layer.name
+        maps[name] = _checked(made, given, len(asked.image_index), name, request)
+    return maps
+
+
+def _of_arrays(
+    file: File, feeds: Mapping[str, Any], asked: Targets, given: Mapping[str, Any], request: Request
+) -> NDArray[Any]:
+    """The maps of a method of arrays, which knows images: signals are one row, slices below each other."""
+    method = request.method
+    grid = next(t.shape[2:] for t in given.values() if isinstance(t, np.ndarray))
+
+    def flat(t: Any) -> Any:
+        return (
+            t.reshape(*t.shape[: -len(grid)], math.prod(grid[:-1]), grid[-1])
+            if isinstance(t, np.ndarray)
+            else t
+        )
+
+    tensors = {
+        k: (lambda *a, t=t, **kw: flat(t(*a, **kw))) if callable(t) else flat(t) for k, t in given.items()
+    }
+    if request.smoothing.eigen:
+        if method.products is None:
+            raise MethodError(
+                f"The maps of '{method.name}' are no sum of weighted channels, so there is nothing for eigen "
+                "smoothing to project. It is for gradcam, gradcam++, hirescam, layercam and their like."
+            )
+        inputs = [tensors[n] for n in method.needs]
+        made = projection.first_component(method.products(*inputs, **request.options), rectify_sign=True)
+    else:
+        made = method(**tensors, **request.options)
+    made = np.asarray(made, np.float32)
+    whole = (*made.shape[:1], math.prod(grid[:-1]), grid[-1])
+    return made.reshape(*made.shape[:1], *grid) if made.shape == whole else made
+
+
+def _of_images(
+    file: File, feeds: Mapping[str, Any], asked: Targets, given: Mapping[str, Any], request: Request
+) -> NDArray[Any]:
+    """The maps of a method that runs the model, image by image."""
+    if request.smoothing.eigen:
+        raise MethodError(
+            f"The maps of '{request.method.name}' come from runs of the model, so there is nothing for eigen "
+            "smoothing to project. It is for gradcam, gradcam++, hirescam, layercam and their like."
+        )
+    count = int(asked.image_index.max()) + 1
+    made: list[NDArray[Any]] = []
+    for i in range(count):
+        mine = np.flatnonzero(asked.image_index == i)
+        one = {
+            name: value[i : i + 1] if _per_image(value, count) else value
+            for name, value in ((n, _on_host(v)) for n, v in feeds.items())
+        }
+        scorer = Scorer(
+            file.session,
+            one,
+            file.image,
+            file.channels,
+            asked.rows(mine, i),
+            file.record.score,
+            file.max_batch,
+            request.passes,
+        )
+        tensors: dict[str, Any] = {k: t[mine[0]] for k, t in given.items()}
+        if "masked" in request.method.needs:
+            tensors["masked"] = scorer
+        made.append(np.asarray(request.method(**tensors, **request.options), np.float32))
+    return np.concatenate(made)
+
+
+def _moments(
+    file: File, feeds: Mapping[str, Any], asked: Targets, request: Request, layer: Layer | None
+) -> Callable[..., Maps]:
+    """See ``noisy`` of :data:`onnxcam.methods.NEEDS`."""
+    if layer is None:
+        raise MethodError(f"The method '{request.method.name}' needs a layer.")
+
+    def noisy(samples: int, sigma: float, seed: int = 0) -> Maps:
+        x = _on_host(feeds[file.image.name])
+        total: Any = 0.0
+        for k in range(samples):
+            fed = {**feeds, file.image.name: x + smoothing.noise_like(x, sigma, seed + k)}
+            request.passes.model += len(asked.image_index)
+            run = rows.run(
+                file.session,
+                fed,
+                asked,
+                [layer.gradients],
+                {layer.gradients: layer.layout},
+                file.image,
+                file.max_batch,
+            )
+            g = run.arrays[layer.gradients]
+            if request.channels is not None:
+                g = g[:, list(request.channels)]
+            total = total + np.stack([g, g**2, g**3]) / np.float32(samples)
+        moments: Maps = total
+        return moments
+
+    return noisy
+
+
+def _chosen(tensor: NDArray[Any], channels: tuple[int, ...], layer: str) -> NDArray[Any]:
+    count = tensor.shape[1]
+    wrong = [c for c in channels if not -count <= c < count]
+    if wrong:
+        raise MethodError(f"The layer '{layer}' has no channel {wrong[0]}: it has {count}, 0 to {count - 1}.")
+    return tensor[:, list(channels)]
+
+
+def _checked(made: NDArray[Any], given: Mapping[str, Any], count: int, layer: str, request: Request) -> Maps:
+    """The maps, if they are what a method gives: one per row, on the layer's grid or of its own choice."""
+    tensor = next((t for t in given.values() if isinstance(t, np.ndarray)), None)
+    free = request.method.runs or tensor is None
+    wanted = (count, *(made.shape[1:] if free or tensor is None else tensor.shape[2:]))
+    if made.shape != wanted:
+        raise MethodError(
+            f"The method '{request.method.name}' gave maps of the shape {made.shape} "
+            f"for the layer '{layer}', not {wanted}."
+        )
+    return made
+
+
+def _on_host(value: Any) -> NDArray[Any]:
+    array: NDArray[Any] = value if isinstance(value, np.ndarray) else value.numpy()
+    return array
+
+
+def _per_image(value: NDArray[Any], count: int) -> bool:
+    return value.ndim > 0 and len(value) == count
