@@ -105,11 +105,16 @@ def class_axis(graph: ir.Graph, dims: Dims) -> int | None:
         return len(dims) - 1 if channel_axis(whole) == len(dims) - 1 else 1
     if len(dims) != 4 or all(d == 1 for d in dims[2:]):
         return None
-    image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
+    image = _photo(graph)
     if image is None or not is_static((*dims[1:], *image[1:])):
         return 1 if image is None else channel_axis(image)
     fits = {1: _stretch(dims[2:4], sides(image)), 3: _stretch(dims[1:3], sides(image))}
     return min(fits, key=lambda axis: (round(fits[axis], 3), axis != channel_axis(image)))
+
+
+def _photo(graph: ir.Graph) -> Dims | None:
+    """The shape of the first input of rank 4; None if there is none."""
+    return next((dims for v in graph.inputs if len(dims := dims_of(v) or ()) == 4), None)
 
 
 _PLACED = SAME_NUMBERS | frozenset(
@@ -127,7 +132,7 @@ def _is_probability(value: ir.Value) -> bool:
 
 def is_map(graph: ir.Graph, dims: Dims) -> bool:
     """Whether (N, H, W) is one number per place, a mask or a depth: in the image's proportion, not small."""
-    image = next((dims_of(v) for v in graph.inputs if len(dims_of(v) or ()) == 4), None)
+    image = _photo(graph)
     if image is None or len(dims) != 3:
         return False
     whole = sides(image)
