@@ -36,7 +36,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) torch==2.13.0
 	$(BIN)/python $(PIP) -e ".[cpu,torch,test]"
-	$(BIN)/python $(PIP) --no-deps torchvision timm grad-cam captum ttach
+	$(BIN)/python $(PIP) --no-deps torchvision timm grad-cam captum ttach torchcam
 	touch $@
 
 clean:

@@ -18,7 +18,8 @@ OnnxcamError
 │   ├── ImageError          an image that cannot be read
 │   ├── TensorError         wrong rank, channels, dtype, size, or not finite
 │   ├── TargetError         a class that does not exist
-│   └── MethodError         unknown, or not applicable to this file
+│   ├── MethodError         unknown, or not applicable to this file
+│   └── MetricError         unknown, or not defined for this map, score or truth
 ├── ProviderError           an execution provider that is missing, broken or not active
 ├── MissingDependency       a package that this call needs is not installed
 └── OutputError             a file that cannot be written
@@ -101,6 +102,10 @@ class TargetError(InputError):
 
 class MethodError(InputError):
     """An unknown method, or one that this file's layer does not allow."""
+
+
+class MetricError(InputError):
+    """An unknown metric, or one that is not defined for a map, a score or a truth."""
 
 
 class ProviderError(OnnxcamError):

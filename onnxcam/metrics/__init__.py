@@ -1,0 +1,186 @@
+"""What a heatmap is worth: a registry of plain functions on one image's explanation.
+
+To add a metric, write one function in a module of this folder::
+
+    @metric("complexity", better="lower", source="Poppi et al., CVPR workshops 2021", formula="mean |M|")
+    def complexity(case: Case) -> float: ...
+
+Nothing else has to be edited: every module of the folder is imported here, and ``onnxcam evaluate``, the
+tables and the tests read the registry. A bare name is the paper's definition; ``:pgc``
+(pytorch-grad-cam), ``:torchcam`` and ``:ovx`` (openvino_xai) are what these libraries compute where that
+is something else.
+
+A metric sees a :class:`~onnxcam.metrics.case.Case` and returns a number, or a
+:class:`~onnxcam.metrics.case.Curve` that many images average before it becomes one. What cannot be
+answered (a correlation with a constant map) is a MetricError, never a made-up number.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MetricError, MissingDependency, nearest
+from .case import Case, Curve, Truth, truth_of_boxes, truth_of_mask
+
+__all__ = [
+    "Case",
+    "Curve",
+    "Metric",
+    "Truth",
+    "get",
+    "measure",
+    "metric",
+    "names",
+    "truth_of_boxes",
+    "truth_of_mask",
+    "values",
+]
+
+#: What a metric may ask for beside image, heatmap and score: fields of Case, and "grid", a mosaic of
+#: several images of which each case explains one.
+Need: TypeAlias = Literal["truth", "explain", "black", "randomised", "grid"]
+Function: TypeAlias = Callable[..., "float | Curve"]
+F = TypeVar("F", bound=Function)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the registry.
+
+    Attributes:
+        name: what the user calls it; ``:pgc`` and the like mark a library's variant of a definition.
+        function: a Case, and keyword options with defaults, to a number or a Curve.
+        better: which way a map is better; "neither" for what only describes it.
+        source: the paper, or the library for a variant.
+        formula: one line. M the heatmap, x the image, s the score.
+        needs: see :data:`Need`.
+        uses: packages beyond the run time's; ``pip install "onnxcam[metrics]"`` brings them.
+        summary: what becomes of a Curve: the "area" under it, or its "peak".
+    """
+
+    name: str
+    function: Function
+    better: Literal["higher", "lower", "neither"]
+    source: str
+    formula: str
+    needs: tuple[Need, ...] = ()
+    uses: tuple[str, ...] = ()
+    summary: Literal["area", "peak"] = "area"
+
+
+_metrics: dict[str, Metric] = {}
+
+
+def metric(
+    name: str,
+    *,
+    better: Literal["higher", "lower", "neither"],
+    source: str,
+    formula: str,
+    needs: tuple[Need, ...] = (),
+    uses: tuple[str, ...] = (),
+    summary: Literal["area", "peak"] = "area",
+) -> Callable[[F], F]:
+    """Register the decorated function; the arguments are :class:`Metric`'s."""
+
+    def register(function: F) -> F:
+        if name in _metrics:
+            raise ValueError(f"The metric {name!r} is registered twice.")
+        _metrics[name] = Metric(name, function, better, source, formula, needs, uses, summary)
+        return function
+
+    return register
+
+
+def names() -> list[str]:
+    """The names of all metrics, sorted."""
+    return sorted(_metrics)
+
+
+def get(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        MetricError: there is none; the nearest names are given.
+    """
+    if not isinstance(name, str) or name not in _metrics:
+        known = names()
+        raise MetricError(f"No metric {name!r}.{nearest(str(name), known)} There are: {', '.join(known)}.")
+    return _metrics[name]
+
+
+def measure(name: str | Metric, case: Case, **options: Any) -> float | Curve:
+    """One metric of one image's map.
+
+    Args:
+        name: of :func:`names`, or a Metric of one's own.
+        case: the image, its map and the score.
+        options: the function's own, such as ``steps`` of "deletion".
+
+    Returns:
+        A number, or a Curve: ``float(curve)`` is the area under it.
+
+    Raises:
+        MetricError: no such metric, the case lacks what it needs, or it is not defined for this map.
+        MissingDependency: it needs a package of the extra ``[metrics]``.
+    """
+    chosen = name if isinstance(name, Metric) else get(name)
+    for package in chosen.uses:
+        require(package, chosen.name)
+    for need in chosen.needs:
+        if need != "grid" and getattr(case, need) is None:
+            raise MetricError(f"The metric '{chosen.name}' needs {_NEEDED[need]}.")
+    return chosen.function(case, **options)
+
+
+def values(name: str | Metric, measured: Sequence[float | Curve]) -> NDArray[np.float64]:
+    """One number per image of what :func:`measure` gave for several.
+
+    A peak is the mean curve's: every image is read at the one place where the mean is highest, as MaxBoxAcc
+    chooses one threshold for the whole set.
+
+    Args:
+        name: the metric.
+        measured: its results, one per image.
+
+    Returns:
+        (N,) float64; their mean is the metric of the set.
+    """
+    chosen = name if isinstance(name, Metric) else get(name)
+    if not measured or not isinstance(measured[0], Curve) or chosen.summary == "area":
+        return np.array([float(one) for one in measured], np.float64)
+    table = np.array([one.y for one in measured if isinstance(one, Curve)])
+    return np.asarray(table[:, table.mean(axis=0).argmax()], np.float64)
+
+
+def require(package: str, metric: str) -> Any:
+    """A package of the extra ``[metrics]``, imported.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as e:
+        raise MissingDependency(
+            f"The metric '{metric}' needs {package.partition('.')[0]!r}, which is not installed: "
+            '`pip install "onnxcam[metrics]"`.'
+        ) from e
+
+
+_NEEDED: dict[str, str] = {
+    "truth": "the truth, where the object is: a mask or boxes (`onnxcam evaluate --truth`)",
+    "explain": "a way to explain other inputs: Case(explain=...)",
+    "black": "to know what a black pixel is in the model's input: Case(black=...)",
+    "randomised": "the map of a model with random weights (`onnxcam evaluate --randomised`)",
+}
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
