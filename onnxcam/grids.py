@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .contract import Factor, Layout
 
@@ -39,6 +40,27 @@ def channels_first(tensor: Array, layout: Layout, xp: Any = np) -> Array:
     elif layout.kind == "factored":
         tensor = _put_together(tensor, layout, xp)
     return xp.asarray(tensor, dtype=np.float32)
+
+
+def put_back(array: NDArray[Any], layout: Layout, like: NDArray[Any]) -> NDArray[Any]:
+    """Channels and a grid as a layer's own tensor: the inverse of :func:`channels_first`.
+
+    Args:
+        array: (K, C, ...grid), K copies of one image or of as many as ``like`` has.
+        layout: of the tensor.
+        like: the layer's own tensor, of one image or of K: whose tokens around the grid the copies get.
+
+    Returns:
+        In the layout's own shape and the dtype of ``like``.
+    """
+    if layout.kind == "factored":
+        array = _taken_apart(array, layout, like)
+    elif layout.kind not in CHANNELS_FIRST:
+        array = np.moveaxis(array, 1, -1)
+    if layout.kind == "tokens":
+        cells = array.reshape(len(array), -1, array.shape[-1])
+        array = _among_tokens(cells, layout, like, 0, 1)
+    return np.ascontiguousarray(array, like.dtype)
 
 
 def grid_of(layout: Layout, shape: Sequence[int | str | None]) -> tuple[int | str | None, ...]:
@@ -129,20 +151,65 @@ def _moved(tensor: Array, source: int, target: int, xp: Any) -> Array:
 def _put_together(tensor: Array, layout: Layout, xp: Any) -> Array:
     """Cut the other tokens off, bring the factors in the order (N, C, z, y, x), and join them."""
     factors = _factors(layout)
-    grid = [k for k, f in enumerate(factors) if f.of in LETTERS]
+    n, c, grid = _by_kind(factors)
     sizes = [-1 if f.of == "N" else f.size or 1 for f in factors]
     if layout.prefix or layout.suffix:
         cells = math.prod(sizes[k] for k in grid)
-        first, behind = grid[0], grid[-1] + 1
+        first, behind = min(grid), max(grid) + 1
         whole = [*sizes[:first], layout.prefix + cells + layout.suffix, *sizes[behind:]]
         tensor = _moved(xp.reshape(tensor, whole), first, 0, xp)[layout.prefix : layout.prefix + cells]
         tensor = _moved(tensor, 0, first, xp)
-    n = [k for k, f in enumerate(factors) if f.of == "N"]
-    c = [k for k, f in enumerate(factors) if f.of == "C"]
-    order = sorted(grid, key=lambda k: (LETTERS.index(factors[k].of), -factors[k].stride))
-    apart = xp.permute_dims(xp.reshape(tensor, sizes), n + c + order)
+    apart = xp.permute_dims(xp.reshape(tensor, sizes), n + c + grid)
     count = -1 if n else 1
     return xp.reshape(apart, (count, math.prod(sizes[k] for k in c), *grid_of(layout, tensor.shape)))
+
+
+def _taken_apart(array: NDArray[Any], layout: Layout, like: NDArray[Any]) -> NDArray[Any]:
+    """(K, C, ...grid) as the layout has its factors, with the other tokens around the grid."""
+    factors = _factors(layout)
+    n, c, grid = _by_kind(factors)
+    sizes = [len(array) if f.of == "N" else f.size or 1 for f in factors]
+    order = n + c + grid
+    apart = array.reshape([sizes[k] for k in order]).transpose(np.argsort(order))
+    if layout.prefix or layout.suffix:
+        first, behind = min(grid), max(grid) + 1
+        joined = apart.reshape(*sizes[:first], -1, *sizes[behind:])
+        others = [*joined.shape]
+        others[first] += layout.prefix + layout.suffix
+        if n:
+            others[n[0]] = -1
+        apart = _among_tokens(joined, layout, like.reshape(others), n[0] if n else 0, first)
+    return apart.reshape([_length(axis, layout, len(array)) for axis in layout.axes])
+
+
+def _length(axis: Sequence[Factor], layout: Layout, count: int) -> int:
+    """Of an axis, for so many images."""
+    cells = [f.size or 1 for f in axis if f.of in LETTERS]
+    others = [count if f.of == "N" else f.size or 1 for f in axis if f.of not in LETTERS]
+    return math.prod(others) * (math.prod(cells) + (layout.prefix + layout.suffix if cells else 0))
+
+
+def _among_tokens(
+    cells: NDArray[Any], layout: Layout, like: NDArray[Any], batch: int, axis: int
+) -> NDArray[Any]:
+    """Cells with the tokens that ``like`` has before and behind them."""
+    if like.shape[batch] != cells.shape[batch]:
+        like = np.repeat(like, cells.shape[batch], axis=batch)
+    before, after = np.split(like, [layout.prefix, like.shape[axis] - layout.suffix], axis=axis)[::2]
+    return np.concatenate([before, cells, after], axis=axis)
+
+
+def _by_kind(factors: Sequence[Factor]) -> tuple[list[int], list[int], list[int]]:
+    """The places of the batch, of channels, and of the grid's factors in the order (z, y, x)."""
+    places = range(len(factors))
+    return (
+        [k for k in places if factors[k].of == "N"],
+        [k for k in places if factors[k].of == "C"],
+        sorted(
+            (k for k in places if factors[k].of in LETTERS),
+            key=lambda k: (LETTERS.index(factors[k].of), -factors[k].stride),
+        ),
+    )
 
 
 def _factors(layout: Layout) -> list[Factor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxcam.contract import Factor, Layer, Layout, Record, Score
-from onnxcam.grids import channels_first, grid_of, holds, sides
+from onnxcam.grids import channels_first, grid_of, holds, put_back, sides
 
 N, C = 2, 6
 N_, C2, C3 = Factor("N", None), Factor("C", 2), Factor("C", 3)
@@ -88,6 +88,28 @@ def test_a_layout_is_put_together_again(layout, grid, arranged):
     back = channels_first(tensor, layout)
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, whole)
+
+
+@pytest.mark.parametrize(("layout", "grid", "arranged"), CASES)
+def test_what_is_put_together_goes_back(layout, grid, arranged):
+    tensor = arranged(numbered(*grid)).astype(np.float16)
+    back = put_back(channels_first(tensor, layout), layout, tensor)
+    assert back.dtype == np.float16
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, tensor)
+
+
+@pytest.mark.parametrize(("layout", "grid", "arranged"), CASES)
+def test_copies_of_one_image_get_its_other_tokens(layout, grid, arranged):
+    whole = numbered(*grid)
+    one = np.split(arranged(whole), N)[0]
+    one = np.where(one < 0, -7, one)  # tokens of its own, in the layouts that have some
+    copies = np.stack([whole[0] + 1, whole[0] + 2, 3 * whole[0]])
+    back = put_back(copies, layout, one)
+    assert back.shape == (len(one) * 3, *one.shape[1:])
+    np.testing.assert_array_equal(channels_first(back, layout), copies)
+    for copy in np.split(back, 3):
+        np.testing.assert_array_equal(np.where(one < 0, copy, 0), np.where(one < 0, one, 0))
 
 
 def test_plain_layouts_are_not_copied():
