@@ -24,6 +24,7 @@ from ..contract import Source
 from ..errors import ExportError, UnknownLayer, nearest
 from .explainable import add_explanation
 from .from_onnx import OPSET, normalize
+from .fuse import FuseLike, as_specs
 from .layers import AUTO, Names
 from .layouts import layouts
 from .notes import notes_on
@@ -33,7 +34,9 @@ from .scores import ScoreSpec, find_score
 from .torch_capture import Captured, Target, capturing, outputs_by_name
 from .torch_exporters import Exported, export_graph, first_line
 from .torch_records import find_labels, find_preprocess
-from .torch_verify import verify_against
+from .torch_verify import feeds, verify_against
+from .verify import run
+from .verify_maps import compare_maps, complete, tensors_of
 from .write import staged
 
 LayerSpec: TypeAlias = "str | nn.Module"
@@ -53,6 +56,8 @@ def export_torch(
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     opset: int = OPSET,
+    fuse: FuseLike | Sequence[FuseLike] | None = None,
+    maps_only: bool = False,
     verify: bool = True,
 ) -> ExportReport:
     """Export a PyTorch model as an explainable ONNX file.
@@ -75,7 +80,10 @@ def export_torch(
         dynamic_size: leave height and width of image inputs open, too.
         opset: of the file; 18 is the newest without gaps on CUDA. torch's older exporter, which takes the
             model where the newer one refuses it, ends at 20.
-        verify: compare outputs and gradients with the model and ``torch.autograd``.
+        fuse: methods whose maps the file computes itself, and
+        maps_only: whether to leave out all else; see :func:`onnxcam.export.rewrite_onnx`.
+        verify: compare outputs and gradients with the model and ``torch.autograd``, and fused maps with the
+            host's.
 
     Returns:
         What was written, with the errors found.
@@ -84,10 +92,11 @@ def export_torch(
         ExportError: a model that cannot be exported, or a layer that cannot be captured.
         UnknownLayer: no such module; the nearest are named.
         VerificationError: the file computes something else; nothing is written.
-        LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError, OutputError: see
+        LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError, MethodError, OutputError: see
             :func:`onnxcam.export.rewrite_onnx`.
     """
     started = time.perf_counter()
+    maps_wanted = as_specs(fuse, maps_only)
     _check_model(model)
     args, kwargs = _arguments(model, example_inputs)
     targets = None if isinstance(layers, str) and layers == AUTO else _targets(model, layers)
@@ -109,7 +118,7 @@ def export_torch(
         if labels is None:
             labels = _fitting(find_labels(preprocess) or find_labels(model), found.score.classes)
         before = onnx_model.graph.num_nodes()
-        record = add_explanation(
+        record, maps = add_explanation(
             onnx_model,
             chosen,
             known,
@@ -117,11 +126,17 @@ def export_torch(
             recorded,
             checked_labels(labels, found),
             Source(type(model).__name__),
+            maps_wanted,
+            maps_only,
         )
         errors: tuple[float | None, float | None] = (None, None)
+        map_error = None
         with staged(onnx_model, target) as draft:
             if verify:
-                errors = verify_against(model, args, kwargs, draft, record, captured, targets)
+                with complete(draft, tensors_of(record, maps)) as whole:
+                    errors = verify_against(model, args, kwargs, whole, record, captured, targets)
+                    if maps:
+                        map_error = compare_maps(maps, run(os.fspath(whole), feeds(captured, args, kwargs)))
                 if errors[1] is None:
                     notes.append(
                         "The gradient was not compared with torch.autograd: its tensor is no module's, or "
@@ -138,6 +153,7 @@ def export_torch(
         copied_bytes=copied_bytes(onnx_model.graph),
         output_error=errors[0],
         gradient_error=errors[1],
+        map_error=map_error,
         notes=(*notes, *notes_on(onnx_model.graph, record, ())),
         seconds=time.perf_counter() - started,
     )
@@ -258,8 +274,7 @@ def _export(
 def _rehearse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """One plain run: what is wrong with a model, its inputs or layers is not torch.export's to say."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             model(*args, **kwargs)
     except ExportError:
         raise

@@ -93,14 +93,15 @@ def _compare(
     # puts everything behind it there.
     with (
         torch.enable_grad(),
-        _quiet(),
+        warnings.catch_warnings(action="ignore"),
         _requiring_grad(args, kwargs),
         capturing(model, targets or (), finish),
     ):
         outputs = outputs_by_name(model(*args, **kwargs))
-    found = run(os.fspath(draft), _feeds(captured, args, kwargs))
+    found = run(os.fspath(draft), feeds(captured, args, kwargs))
     output_error = max(_checked_output(n, found[n], t.detach().cpu().numpy()) for n, t in outputs.items())
-    if traced and not all(_same(found[x.activations], t) for x, t in zip(record.layers, kept, strict=False)):
+    pairs = [(found.get(x.activations), t) for x, t in zip(record.layers, kept, strict=False)]
+    if traced and not all(a is None or _same(a, t) for a, t in pairs):
         targets = None
     gradients: Sequence[torch.Tensor | None] = [None] * len(record.layers)
     if targets is not None and score.output in outputs and (score.activation is None or score.probability):
@@ -110,7 +111,7 @@ def _compare(
     errors = [
         _checked_gradient(layer.name, found[layer.gradients], gradient.detach().cpu().numpy())
         for layer, gradient in zip(record.layers, gradients, strict=True)
-        if gradient is not None
+        if gradient is not None and layer.gradients in found
     ]
     return output_error, max(errors) if errors else None
 
@@ -195,7 +196,7 @@ def watched(
     for p in weights:
         p.requires_grad_(False)
     try:
-        with torch.enable_grad(), _quiet():
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
             watching.run(*inputs)
     finally:
         for p in weights:
@@ -273,13 +274,6 @@ def _scaled(x: Any, factor: float) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
 def _requiring_grad(args: Any, kwargs: Any) -> Iterator[None]:
     tensors = [
         t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()
@@ -293,9 +287,10 @@ def _requiring_grad(args: Any, kwargs: Any) -> Iterator[None]:
             t.requires_grad_(False)
 
 
-def _feeds(
+def feeds(
     captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, np.ndarray[Any, Any]]:
+    """A model's inputs as its file takes them."""
     tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     names = [v.name or "" for v in captured.model.graph.inputs if not v.is_initializer()]
     return {n: t.detach().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
