@@ -90,7 +90,13 @@ class Scorer:
         return tuple(n for axis, n in enumerate(self.tensor.shape) if axis != self.channels - 1)
 
     def masked(
-        self, make: Make, count: int, *, baseline: float = 0.0, stretch: bool = False, of: Of = "output"
+        self,
+        make: Make,
+        count: int,
+        *,
+        baseline: float = 0.0,
+        stretch: float | None = None,
+        of: Of = "output",
     ) -> Array:
         """Scores of the image behind masks: x ⊙ mask + baseline ⊙ (1 - mask).
 
@@ -98,27 +104,26 @@ class Scorer:
             make: the masks of a part, (K, H, W), or of a smaller grid, which is enlarged linearly.
             count: how many there are.
             baseline: what takes the place of masked pixels, in the units of the model's input.
-            stretch: min-max each mask once it is enlarged.
+            stretch: min-max each mask once it is enlarged, with this added to its range.
             of: see :meth:`inputs`.
 
         Returns:
             (count, T) float32.
         """
+        return self.inputs(lambda part: self.behind(make(part), baseline, stretch), count, of=of)
+
+    def behind(self, masks: Array, baseline: float = 0.0, stretch: float | None = None) -> NDArray[Any]:
+        """The image behind masks, (K, ...) as the model takes it; see :meth:`masked`."""
         x, sides = self.tensor, self.sides
-
-        def copies(part: slice) -> Array:
-            masks = make(part)
-            if masks.shape[1:] != sides:
-                masks = postprocess.resize(masks, sides)
-            if stretch:
-                masks = postprocess.scale(masks)
-            weights = np.expand_dims(masks, self.channels)
-            made = x * weights
-            if baseline:
-                made += baseline * (1 - weights)
-            return made.astype(x.dtype, copy=False)
-
-        return self.inputs(copies, count, of=of)
+        if masks.shape[1:] != sides:
+            masks = postprocess.resize(masks, sides)
+        if stretch is not None:
+            masks = min_max(masks, stretch)
+        weights = np.expand_dims(masks, self.channels)
+        made = x * weights
+        if baseline:
+            made += baseline * (1 - weights)
+        return made.astype(x.dtype, copy=False)
 
     def inputs(self, make: Make, count: int, *, of: Of = "output") -> Array:
         """Scores of inputs.
@@ -169,6 +174,15 @@ class Scorer:
         return run.arrays[fetch]
 
 
+def min_max(masks: Array, epsilon: float) -> Array:
+    """Each of (K, ...) as (m - min m) / (max m - min m + epsilon), in [0, 1]; 0 where it is constant."""
+    axes = tuple(range(1, masks.ndim))
+    low = masks.min(axis=axes, keepdims=True)
+    span = masks.max(axis=axes, keepdims=True) - low
+    scaled: Array = (masks - low) / np.where(span > 0, span + np.float32(epsilon), 1)
+    return scaled
+
+
 def gives_logits(score: Score) -> bool:
     """Whether a classifier's own output is what a softmax would make probabilities of."""
     return score.task == "classification" and score.activation is None and (score.classes or 2) > 1
@@ -195,12 +209,8 @@ def pinned(run: Rows, classes: NDArray[np.int64], fixed: Mapping[str, str]) -> T
         }
         for row in range(len(classes))
     )
-    free = np.array([bool(names) for names in given]) & (classes < 0)
-    return replace(
-        wanted,
-        class_index=np.where(free, wanted.class_index, classes),
-        feeds=feeds if any(feeds) else (),
-    )
+    class_index = np.where(classes < 0, wanted.class_index, classes)
+    return replace(wanted, class_index=class_index, feeds=feeds if any(feeds) else ())
 
 
 def _picked(

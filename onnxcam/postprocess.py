@@ -112,12 +112,13 @@ def scale_each(maps: Sequence[Maps], over: str = "image") -> list[Maps]:
     return [part.reshape(one.shape) for part, one in zip(np.split(flat, ends), maps, strict=True)]
 
 
-def resize(maps: ArrayLike, size: Sequence[int]) -> Maps:
+def resize(maps: ArrayLike, size: Sequence[int], corners: bool = False) -> Maps:
     """Maps at another size: linear along each axis, half-pixel centres, edges repeated, no antialiasing.
 
     Args:
         maps: (B, h, w), float; or (B, l), or (B, d, h, w).
         size: (H, W), one number per axis of the grid.
+        corners: the centres of the first and last cells become those of the first and last pixels.
 
     Returns:
         (B, H, W) float32, a new array.
@@ -125,7 +126,18 @@ def resize(maps: ArrayLike, size: Sequence[int]) -> Maps:
     Raises:
         InputError: maps of the wrong shape or an unusable size.
     """
-    return _resize(_checked(maps), size)
+    checked = _checked(maps)
+    return _by_corners(checked, size) if corners else _resize(checked, size)
+
+
+def _by_corners(maps: Maps, size: Sequence[int]) -> Maps:
+    for axis, n in enumerate(size, start=1):
+        at = np.linspace(0, maps.shape[axis] - 1, n)
+        low = np.minimum(at.astype(int), max(maps.shape[axis] - 2, 0))
+        share = np.expand_dims((at - low).astype(np.float32), tuple(range(1, maps.ndim - axis)))
+        high = np.minimum(low + 1, maps.shape[axis] - 1)
+        maps = np.take(maps, low, axis) * (1 - share) + np.take(maps, high, axis) * share
+    return maps
 
 
 def _resize(maps: Maps, size: Sequence[int]) -> Maps:

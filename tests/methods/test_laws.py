@@ -234,10 +234,10 @@ def test_every_module_of_the_folder_is_registered():
 
 
 def test_an_unknown_method_names_the_nearest():
-    message = r"^No method 'grad-cam'\. Nearest: 'gradcam'.* There are: cam, gradcam, gradcam\+\+"
+    message = r"^No method 'grad-cam'\. Nearest: 'gradcam'.* There are: .*cam, .*gradcam, gradcam\+\+"
     with pytest.raises(MethodError, match=message):
         methods.get("grad-cam")
-    with pytest.raises(MethodError, match=r"^No method 'zzz'\. There are: cam"):
+    with pytest.raises(MethodError, match=r"^No method 'zzz'\. There are: .*cam, "):
         methods.get("zzz")
     with pytest.raises(MethodError, match=r"^No method None\."):
         methods.get(None)
