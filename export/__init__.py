@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .explainable import strip
 from .from_onnx import load, normalize
+from .fuse import FuseSpec
 from .gradients import add_gradients
 from .layers import Candidate, list_layers
 from .report import ExportReport
@@ -23,6 +24,7 @@ from .scores import ScoreSpec
 __all__ = [
     "Candidate",
     "ExportReport",
+    "FuseSpec",
     "ScoreSpec",
     "add_gradients",
     "export_torch",

@@ -23,12 +23,15 @@ from ..contract import (
     read_record,
 )
 from ..errors import ModelError
+from .fuse import FuseSpec, TracedMap, add_maps
 from .gradients.builder import NODE_PREFIX, Builder, dims_of
 from .gradients.control_flow import empty, subgraphs
 from .gradients.engine import differentiate, prune, shape_unknown
 from .gradients.quantized import OURS, dequantize, is_real, of_dequantized
 from .heads import linear_head
 from .layouts import Layouts
+from .needs import Scene, Site
+from .paths import image_input
 from .scores import Choice, FoundScore
 
 
@@ -40,7 +43,9 @@ def add_explanation(
     preprocess: Preprocess | None,
     labels: Sequence[str] | None,
     source: Source,
-) -> Record:
+    fuse: Sequence[FuseSpec] = (),
+    maps_only: bool = False,
+) -> tuple[Record, tuple[TracedMap, ...]]:
     """Add the contract's inputs, outputs and record to a model, in place.
 
     Args:
@@ -51,11 +56,17 @@ def add_explanation(
         preprocess: for the record, like the two that follow.
         labels: the classes' names in index order.
         source: where the model came from.
+        fuse: the maps to compute in the graph.
+        maps_only: leave the layers' tensors out of the outputs.
+
+    Returns:
+        The record, and what the maps were made from.
 
     Raises:
         NoGradientRule, LayerNotOnPath, ShapeUnknown: see
             :func:`onnxcam.export.gradients.engine.differentiate`.
         ModelError: the model has names that are ours.
+        UnknownLayer, MethodError: see :func:`.fuse.add_maps`.
     """
     graph = model.graph
     _refuse_our_names(graph)
@@ -75,6 +86,7 @@ def add_explanation(
         head = "gap-linear" if linear else None
         outputs = op.unique(activations_name(name)), op.unique(gradients_name(name))
         layers.append(Layer(name, tensor, *outputs, layout, dims, head))  # type: ignore[arg-type]
+    sites = {}
     for layer, value in zip(layers, tensors.values(), strict=True):
         activations, gradient = value, gradients[value]
         if not is_real(value):  # a quantised layer is explained by the real numbers that it stands for
@@ -87,8 +99,18 @@ def add_explanation(
             with op.working_on("what NumPy can hold", layer.tensor):
                 activations = op.single(op.wrap(activations)).value
                 activations.shape = value.shape
-        graph.outputs.append(_activations(op, activations, layer.activations))
-        graph.outputs.append(op.output(gradient, layer.gradients, activations, single=True))
+        pair = (
+            _activations(op, activations, layer.activations),
+            op.output(gradient, layer.gradients, activations, single=True),
+        )
+        sites[layer.name] = Site(layer, value, *map(op.wrap, pair))
+        if not maps_only:
+            graph.outputs.extend(pair)
+    maps: tuple[TracedMap, ...] = ()
+    if fuse:
+        named = next((v for v in graph.inputs if preprocess is not None and v.name == preprocess.input), None)
+        last = None if preprocess is None else preprocess.layout == "NHWC"
+        maps = add_maps(Scene(op, named or image_input(graph), last, choice, found, sites), fuse)
     with op.working_on("the choice of what to explain", "score"):
         graph.outputs.extend(_told(op, found, choice))
     prune(op)
@@ -97,11 +119,13 @@ def add_explanation(
         score=score,
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
+        fused=tuple(m.fused for m in maps),
+        maps_only=maps_only,
         source=source,
         tool_version=__version__,
     )
     model.metadata_props[KEY] = record.to_json()
-    return record
+    return record, maps
 
 
 def strip(model: ir.Model) -> ir.Model:

@@ -62,9 +62,10 @@ class Traced:
     def matmul(self, a: Var, b: Var, /) -> Var:
         return self.op.MatMul(a, b)
 
-    def reshape(self, x: Var, shape: Sequence[Dim], /) -> Var:
+    def reshape(self, x: Var, shape: Sequence[Dim | Var], /) -> Var:
         """As NumPy's; a symbol of x's own shape is the size of the axis that has it."""
-        known = tuple(_rest(x.shape, shape) if d == -1 else d for d in shape)
+        plain = [None if isinstance(d, Var) else d for d in shape]
+        known = tuple(_rest(x.shape, plain) if d == -1 else d for d in plain)
         if known == x.dims and None not in known:
             return x
         if sum(not isinstance(d, int) for d in known) <= 1 and 0 not in known:
@@ -75,16 +76,24 @@ class Traced:
 
     def einsum(self, equation: str, /, *operands: Var) -> Var:
         terms, _, result = equation.replace(" ", "").partition("->")
-        sizes = {c: d for t, x in zip(terms.split(","), operands, strict=True) for c, d in zip(t, x.shape)}  # noqa: B905
+        pairs = zip(terms.split(","), operands, strict=True)
+        sizes = {letter: d for term, x in pairs for letter, d in zip(term, x.shape, strict=True)}
         return self.op.Einsum(*operands, equation=equation, dims=tuple(sizes[c] for c in result))
 
-    # -- what layouts need beyond that ----------------------------------------------------------
+    # -- what layouts and resizing need beyond that ----------------------------------------------
 
     def permute_dims(self, x: Var, axes: Sequence[int], /) -> Var:
         return self.op.transpose(x, axes)
 
-    def asarray(self, x: Var, /, *, dtype: Any) -> Var:
+    def asarray(self, x: Operand, /, *, dtype: Any) -> Var:
+        if not isinstance(x, Var):
+            return self.op.const(np.asarray(x, dtype))
         return self.op.cast(x, ir.DataType.from_numpy(np.dtype(dtype)))
+
+    def arange(self, stop: int | Var, /) -> Var:
+        zero, one = (self.op.const(np.asarray(v, dtype=np.int64)) for v in (0, 1))
+        end = stop if isinstance(stop, Var) else self.op.const(np.asarray(stop, dtype=np.int64))
+        return self.op.Range(zero, end, one, dims=(stop if isinstance(stop, int) else None,))
 
     # -- how ----------------------------------------------------------------------------------------
 
@@ -95,7 +104,9 @@ class Traced:
         dims = tuple(1 if k in axes else d for k, d in enumerate(x.shape) if keepdims or k not in axes)
         return self.op.node(op_type, [x, axes], {"keepdims": int(keepdims)}, dims)
 
-    def _size(self, x: Var, symbol: Dim) -> int | Var:
+    def _size(self, x: Var, symbol: Dim | Var) -> int | Var:
+        if isinstance(symbol, Var):
+            return symbol
         if symbol is None or symbol not in x.shape:
             raise self.op.shape_unknown(x.value)
         return self.op.dim(x, x.shape.index(symbol))

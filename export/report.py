@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contract import Record
+from ..fused import told
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ExportReport:
             entry; None if not verified.
         gradient_error: the same between the file's gradients and ``torch.autograd``; None if the source
             is an ONNX file or nothing was verified.
+        map_error: the largest difference between a fused map and the host's, over its peak; None if nothing
+            is fused or was verified.
         notes: sentences that the user should read.
         seconds: what it took.
     """
@@ -37,6 +40,7 @@ class ExportReport:
     copied_bytes: int = 0
     output_error: float | None = None
     gradient_error: float | None = None
+    map_error: float | None = None
     notes: tuple[str, ...] = field(default=())
     seconds: float = 0.0
 
@@ -48,11 +52,17 @@ class ExportReport:
             size = f"{self.bytes:,} bytes ({growth:+.2f} %)"
         else:
             size = f"{self.bytes:,} bytes"
+        for fused in self.record.fused:
+            lines.append(f"  computes {fused.output}: {told(fused)}")
+        if self.record.maps_only:
+            lines.append("  gives these maps alone: the layers' tensors are no outputs")
         lines.append(f"  {size}, opset {self.opset}, {self.nodes_added} nodes added")
         if self.output_error is not None:
             checked = f"  verified: outputs within {self.output_error:.1e}"
             if self.gradient_error is not None:
                 checked += f", gradients within {self.gradient_error:.1e} of torch.autograd"
+            if self.map_error is not None:
+                checked += f", maps within {self.map_error:.1e} of the host's"
             lines.append(checked)
         lines += [f"  note: {n}" for n in self.notes]
         return "\n".join(lines)

@@ -18,6 +18,7 @@ from ..preprocess import resolve
 from .bfloat16 import in_bfloat16
 from .explainable import add_explanation, strip
 from .from_onnx import inline, input_named, load, normalize, sha256
+from .fuse import FuseLike, as_specs
 from .gradients.builder import dims_of
 from .gradients.quantized import QUANTIZING, is_real, quantization, readable
 from .layers import AUTO, Names, candidates, differentiable_layers
@@ -28,6 +29,7 @@ from .paths import image_input
 from .report import ExportReport
 from .scores import FoundScore, ScoreSpec, find_score
 from .verify import compare, example_feeds
+from .verify_maps import compare_maps, complete, tensors_of
 from .write import staged
 
 
@@ -43,6 +45,8 @@ def rewrite_onnx(
     lower: bool = False,
     input_shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     example_inputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    fuse: FuseLike | Sequence[FuseLike] | None = None,
+    maps_only: bool = False,
     verify: bool = True,
 ) -> ExportReport:
     """Make an ONNX file explainable.
@@ -61,7 +65,12 @@ def rewrite_onnx(
         lower: bring a file above opset 18 down to it, where every operator has a CUDA kernel.
         input_shapes: sizes to fix on inputs (symbols stay open).
         example_inputs: what to verify with; random where left out.
-        verify: run the result against the source in ONNX Runtime.
+        fuse: methods whose maps the file computes itself: names of :func:`onnxcam.fused.fusable`, or the
+            fields of a :class:`onnxcam.export.FuseSpec`, such as ``{"method": "gradcam", "size": "layer"}``;
+            one or several.
+        maps_only: those maps are all that the file gives besides the model's own outputs: the layers'
+            tensors, of which any method's map can be made, are left out.
+        verify: run the result against the source in ONNX Runtime, and fused maps against the host's.
 
     Returns:
         What was written.
@@ -69,11 +78,13 @@ def rewrite_onnx(
     Raises:
         NotOnnx, UnknownLayer, LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError: the model.
         ModelError: labels, sizes or example inputs that do not fit it, or names that are ours.
+        MethodError: a method that cannot be fused, or not at these layers.
         VerificationError: the result computes something else; nothing is written.
         MissingDependency: ``verify`` without ONNX Runtime.
         OutputError: the target cannot be written.
     """
     started = time.perf_counter()
+    maps_wanted = as_specs(fuse, maps_only)
     model = load(source)
     source_bytes = len(source) if isinstance(source, bytes) else _size_on_disk(Path(source), model)
     if KEY in model.metadata_props:
@@ -101,7 +112,9 @@ def rewrite_onnx(
     narrow = in_bfloat16(model.graph)
     checked = checked_labels(labels, found)
     try:
-        record = add_explanation(model, chosen, known, found, recorded, checked, origin)
+        record, maps = add_explanation(
+            model, chosen, known, found, recorded, checked, origin, maps_wanted, maps_only
+        )
     except NoGradientRule as e:
         works = ", ".join(map(repr, differentiable_layers(model.graph, found, names, known)))
         rest = f"These layers can be explained: {works}." if works else "No layer lies behind them."
@@ -110,7 +123,11 @@ def rewrite_onnx(
     with staged(model, target) as draft:
         original = source if isinstance(source, bytes) else os.fspath(source)
         rounds = any(n.op_type in QUANTIZING for n in model.graph)
-        agreement = compare(original, draft, record, feeds, rounds, narrow) if verify else None
+        agreement = None
+        if verify:
+            with complete(draft, tensors_of(record, maps)) as whole:
+                agreement = compare(original, whole, record, feeds, rounds, narrow)
+        map_error = compare_maps(maps, agreement.found) if agreement is not None and maps else None
         size = sum(p.stat().st_size for p in draft.parent.iterdir())
     zero = agreement.zero_gradient if agreement is not None else ()
     return ExportReport(
@@ -122,6 +139,7 @@ def rewrite_onnx(
         bytes=size,
         copied_bytes=copied_bytes(model.graph),
         output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,
+        map_error=map_error,
         notes=notes_on(
             model.graph, record, zero, agreement is not None and agreement.other_kernels, narrow and verify
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ class Agreement:
         zero_gradient: layers whose gradient was zero everywhere on that input.
         other_kernels: whether ONNX Runtime chose other integer kernels for the two, so that their
             outputs differ by more than :data:`TOLERANCE`; node by node they agree.
+        found: the rewritten file's outputs.
     """
 
     outputs: dict[str, float]
     zero_gradient: tuple[str, ...] = ()
     other_kernels: bool = False
+    found: Feeds = field(default_factory=dict)
 
 
 def example_feeds(
@@ -114,6 +116,8 @@ def compare(
             )
     zero = []
     for layer in record.layers:
+        if layer.gradients not in after:  # no map needs them
+            continue
         activations, gradients = after[layer.activations], after[layer.gradients]
         if activations.shape != gradients.shape or not np.isfinite(gradients).all():
             raise VerificationError(
@@ -123,7 +127,7 @@ def compare(
             )
         if not gradients.any():
             zero.append(layer.name)
-    return Agreement(differences, tuple(zero), other_kernels)
+    return Agreement(differences, tuple(zero), other_kernels, after)
 
 
 def _wide(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -196,7 +200,7 @@ def _run(
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()]
-        known = {i.name for i in session.get_inputs()}
+        known = {i.name for i in (*session.get_inputs(), *session.get_overridable_initializers())}
         fed = {k: v for k, v in feeds.items() if k in known}
         return dict(zip(names, session.run(names, fed), strict=True))
     except Exception as e:

@@ -237,14 +237,42 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """A map that the file itself computes, (N, ...grid) float32.
+
+    Attributes:
+        method: its name.
+        output: the graph output that carries it.
+        layers: of this record, those that it was made from; empty for a method that looks at no layer.
+        size: ``input``: of the model's input; ``layer``: of the layer's grid, of several the largest.
+        scaled: whether it is a finished heatmap in [0, 1] (:func:`onnxcam.postprocess.heatmaps`); if not, it
+            is the method's own map, in the score's units, resized where ``size`` says so.
+        fuse: how several layers became one.
+    """
+
+    method: str
+    output: str
+    layers: tuple[str, ...] = ()
+    size: Literal["layer", "input"] = "input"
+    scaled: bool = True
+    fuse: str = "mean"
+
+
+@dataclass(frozen=True)
 class Record:
-    """All that a runtime must know about an explainable file; see the module's docstring."""
+    """All that a runtime must know about an explainable file; see the module's docstring.
+
+    Attributes:
+        fused: the maps that the file itself computes.
+        maps_only: whether those are all that it explains by: the layers' tensors are no outputs.
+    """
 
     layers: tuple[Layer, ...]
     score: Score
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] | None = None
-    fused: tuple[str, ...] = ()
+    fused: tuple[Fused, ...] = ()
+    maps_only: bool = False
     source: Source = field(default_factory=Source)
     tool_version: str = ""
     schema: int = SCHEMA

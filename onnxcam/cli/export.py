@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "what to explain: a module path (layer4, features.29); may be repeated (default: auto)"
     )
     options.add_score(parser)
+    options.add_fuse(parser)
     options.add_preprocess(parser, "how photos become the input (default: what the model itself records)")
     parser.add_argument("--dynamic-size", action="store_true", help="leave height and width open, too")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with torch.autograd")
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             probability=args.probability,
             preprocess=preprocess,
             labels=labels,
+            fuse=options.fuse(args),
+            maps_only=args.maps_only,
             dynamic_size=args.dynamic_size,
             verify=not args.no_verify,
         )

@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Score
+from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Fused, Score
+from ..fused import told
 from . import options
 from .terminal import Terminal, layout_text, shape_text, size_text
 
@@ -33,8 +34,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     usable = [
         name
         for name in methods.names()
-        if methods.get(name).head is None
-        or all(layer.head == methods.get(name).head for layer in record.layers)
+        if not record.maps_only
+        and (
+            methods.get(name).head is None
+            or all(layer.head == methods.get(name).head for layer in record.layers)
+        )
     ]
     if args.json:
         about = {"file": args.model, "bytes": size, "sha256": digest, **tensors, "methods": usable}
@@ -59,7 +63,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             ("explained", explained),
             ("labels", f"{len(labels)}: {', '.join(labels[:3])}, ..." if labels else "not recorded"),
             ("preprocessing", _preprocess(record.preprocess)),
-            ("methods", ", ".join(usable)),
+            ("methods", ", ".join(usable) or "none"),
+            ("computes", "; ".join(map(_map, record.fused)) or "no maps itself"),
         ]
     )
     terminal.print()
@@ -95,6 +100,13 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         ],
     )
     return 0
+
+
+def _map(fused: Fused) -> str:
+    what = "scaled" if fused.scaled else "raw"
+    if len(fused.layers) > 1:
+        what += f", {fused.fuse}"
+    return f"{fused.output} ({told(fused)}, {what}, at the {fused.size}'s size)"
 
 
 _MEANING = {

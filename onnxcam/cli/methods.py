@@ -16,11 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from onnxcam import methods
+    from onnxcam.fused import fusable
 
+    inside = fusable()
     known = [methods.get(name) for name in methods.names()]
     if args.json:
         fields = ("name", "formula", "source", "needs", "rectify", "head")
-        terminal.json([{field: getattr(m, field) for field in fields} for m in known])
+        terminal.json(
+            [{**{field: getattr(m, field) for field in fields}, "not_inside": inside[m.name]} for m in known]
+        )
         return 0
     terminal.table(
         ["name", "formula", "source"],
@@ -35,4 +39,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         whole=["name"],
     )
     terminal.print("A: a layer's activation, G: the score's gradient there, k: a channel.")
+    terminal.print(
+        f"Inside a file (--fuse): {', '.join(n for n, reason in inside.items() if reason is None)}."
+    )
+    for reason in dict.fromkeys(filter(None, inside.values())):
+        terminal.print(f"Not inside: {', '.join(n for n, r in inside.items() if r == reason)}: {reason}.")
     return 0

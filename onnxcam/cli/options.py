@@ -70,6 +70,36 @@ def score(args: argparse.Namespace) -> dict[str, Any] | str | None:
     return {"output": args.score, **fields} if fields else args.score
 
 
+def add_fuse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fuse",
+        action="append",
+        metavar="METHOD",
+        help="compute a method's map inside the file, as the output cam.heatmap.METHOD; may be repeated "
+        "(`onnxcam methods` lists those that can be)",
+    )
+    parser.add_argument(
+        "--fuse-size",
+        choices=("input", "layer"),
+        default="input",
+        help="fused maps as large as the model's input (default), or as the layer",
+    )
+    parser.add_argument(
+        "--fuse-raw", action="store_true", help="fused maps as the method gives them, not scaled to [0, 1]"
+    )
+    parser.add_argument(
+        "--maps-only",
+        action="store_true",
+        help="leave the layers' tensors out of the file's outputs: no other method can be asked of it",
+    )
+
+
+def fuse(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the options of :func:`add_fuse` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
+    how = {"size": args.fuse_size, "scaled": not args.fuse_raw}
+    return [{"method": method, **how} for method in args.fuse or ()]
+
+
 def add_preprocess(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--preprocess",

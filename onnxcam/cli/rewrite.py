@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "what to explain: a module path, a node or a tensor; may be repeated (default: auto)"
     )
     options.add_score(parser)
+    options.add_fuse(parser)
     options.add_preprocess(parser, "how photos become the model's input, for the record")
     parser.add_argument(
         "--lower", action="store_true", help="bring a file above opset 18 down to it: no gaps on CUDA"
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             probability=args.probability,
             preprocess=preprocess,
             labels=labels,
+            fuse=options.fuse(args),
+            maps_only=args.maps_only,
             lower=args.lower,
             verify=not args.no_verify,
         )

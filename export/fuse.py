@@ -1,0 +1,281 @@
+"""Maps inside the file: a method and what follows it, traced into the graph.
+
+The functions are those that run on NumPy's arrays: the method's own, :mod:`onnxcam.grids`' and
+:func:`onnxcam.postprocess.pipeline`, on tensors of :class:`.namespace.Traced`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import onnx_ir as ir
+
+from .. import methods
+from ..contract import Fused, Layer, heatmap_name
+from ..errors import MethodError, ModelError, UnknownLayer, nearest
+from ..fused import why_not
+from ..grids import channel_axis
+from ..methods import Method
+from ..postprocess import pipeline
+from .gradients.builder import Builder, Dim, Var, dims_of
+from .namespace import Traced
+from .needs import PROVIDERS, Given, Scene
+
+Size = Literal["layer", "input"]
+
+
+@dataclass(frozen=True)
+class FuseSpec:
+    """A map that a file is to compute.
+
+    Attributes:
+        method: its name.
+        layers: of the file's; None: all of them.
+        size: ``input``: as large as the model's input; ``layer``: as the layer's grid, or the largest.
+        scaled: whether negative evidence is dropped and each image's map scaled to [0, 1]; if not, the map is
+            the method's own, in the score's units, and of one layer.
+        fuse: how several layers' maps become one; None: as the method has it.
+    """
+
+    method: str
+    layers: tuple[str, ...] | None = None
+    size: Size = "input"
+    scaled: bool = True
+    fuse: str | None = None
+
+
+FuseLike: TypeAlias = "str | Mapping[str, Any] | FuseSpec"
+
+
+@dataclass(frozen=True)
+class TracedMap:
+    """A fused map, and what its method was given in the graph: what a check on the host starts from."""
+
+    fused: Fused
+    given: tuple[Mapping[str, Given], ...]
+
+
+def as_specs(fuse: FuseLike | Sequence[FuseLike] | None, maps_only: bool = False) -> tuple[FuseSpec, ...]:
+    """Methods' names, fields of a :class:`FuseSpec`, or such, one or several.
+
+    Raises:
+        MethodError: an unknown method, one that cannot be computed inside a file, an unknown field or value,
+            or nothing to fuse for a file of ``maps_only``.
+    """
+    listed = [fuse] if isinstance(fuse, str | Mapping | FuseSpec) else list(fuse or ())
+    if maps_only and not listed:
+        raise MethodError(
+            "A file that gives maps alone needs to know which: name a method with fuse= (`--fuse METHOD`)."
+        )
+    return tuple(_checked(_spec(one)) for one in listed)
+
+
+def _spec(one: FuseLike) -> FuseSpec:
+    if isinstance(one, FuseSpec):
+        return one
+    if not isinstance(one, Mapping):
+        return FuseSpec(one)
+    known = [f.name for f in dataclasses.fields(FuseSpec)]
+    for name in one:
+        if name not in known:
+            raise MethodError(
+                f"A fused map has no field {name!r}.{nearest(str(name), known)} It has {', '.join(known)}."
+            )
+    if "method" not in one:
+        raise MethodError("A fused map needs a method: fuse={'method': 'gradcam', ...}.")
+    fields = dict(one)
+    if fields.get("layers") is not None:
+        layers = fields["layers"]
+        fields["layers"] = (layers,) if isinstance(layers, str) else tuple(layers)
+    return FuseSpec(**fields)
+
+
+def _checked(spec: FuseSpec) -> FuseSpec:
+    method = methods.get(spec.method)
+    reason = why_not(method)
+    if reason is not None:
+        can = ", ".join(n for n in methods.names() if why_not(methods.get(n)) is None)
+        raise MethodError(
+            f"The method '{method.name}' cannot be computed inside a file: {reason}. These can: {can}."
+        )
+    if spec.size not in get_args(Size):
+        raise MethodError(f"The size of a fused map is 'layer' or 'input', not {spec.size!r}.")
+    return dataclasses.replace(spec, fuse=method.fuse if spec.fuse is None else spec.fuse)
+
+
+def add_maps(scene: Scene, specs: Sequence[FuseSpec]) -> tuple[TracedMap, ...]:
+    """Append the nodes and outputs of fused maps.
+
+    Args:
+        scene: the graph, and what is known of it.
+        specs: checked by :func:`as_specs`.
+
+    Raises:
+        UnknownLayer: a layer that the file does not explain.
+        MethodError: a layer that the method does not allow, or raw maps of several layers.
+        ShapeUnknown: a method that needs a size which is open.
+    """
+    return tuple(_add(scene, spec) for spec in specs)
+
+
+def _add(scene: Scene, spec: FuseSpec) -> TracedMap:
+    method = methods.get(spec.method)
+    sites = _sites(scene, spec, method)
+    if not spec.scaled and len(sites) > 1:
+        raise MethodError(
+            f"Raw maps of {len(sites)} layers are on {len(sites)} scales: fuse the method '{method.name}' at "
+            "one of them (layers=), or scaled."
+        )
+    op, xp = scene.op, Traced(scene.op)
+    given = []
+    raw = []
+    with op.working_on(f"map {method.name}", "maps"):
+        for site in sites:
+            tensors = {need: PROVIDERS[need](scene, site) for need in method.needs}
+            given.append(tensors)
+            raw.append(_raw(op, xp, method, tensors))
+        size = _size(scene, raw, spec.size)
+
+        def resize(maps: Var, to: Sequence[int | Var]) -> Var:
+            return resized(xp, maps, to)
+
+        if spec.scaled:
+            made = pipeline(raw, size, method.rectify, spec.fuse or "mean", xp=xp, resize=resize)
+        else:
+            made = raw[0] if size is None else resize(raw[0], size)
+    dims = dims_of(scene.image) or ()
+    batch = made.shape[0] if isinstance(made.shape[0], int) or not dims else dims[0]
+    name = op.unique(heatmap_name(method.name))
+    like = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((batch, *made.shape[1:])))
+    op.graph.outputs.append(op.output(made, name, like))
+    layers = tuple(site.name for site in sites if site is not None)
+    fused = Fused(method.name, name, layers, spec.size, spec.scaled, spec.fuse or "mean")
+    return TracedMap(fused, tuple(given))
+
+
+def _sites(scene: Scene, spec: FuseSpec, method: Method) -> Sequence[Layer | None]:
+    """The layers to look at; one that is None for a method that looks at none."""
+    if not method.layered:
+        return [None]
+    wanted = tuple(scene.layers) if spec.layers is None else spec.layers
+    for name in wanted:
+        if name not in scene.layers:
+            raise UnknownLayer(
+                f"The file does not explain a layer {name!r}, so no map can be fused there."
+                f"{nearest(name, list(scene.layers))} It explains {', '.join(map(repr, scene.layers))}."
+            )
+        if method.head is not None and scene.layers[name].layer.head != method.head:
+            raise MethodError(
+                f"The method '{method.name}' needs a model that ends in global average pooling and one "
+                f"linear layer; after the layer '{name}' there is something else. Fuse 'gradcam', which is "
+                "its generalisation."
+            )
+    return [scene.layers[name].layer for name in wanted]
+
+
+def _raw(op: Builder, xp: Traced, method: Method, given: Mapping[str, Given]) -> Var:
+    """The method's map, in the grid of what it was given."""
+    tensors = {need: g.map(lambda x: as_image(x, xp)) for need, g in given.items()}
+    made = method(**tensors, xp=xp)
+    first = next(g for g in given.values()).first
+    grid = [op.dim(first, k) for k in range(2, first.rank)]
+    return made if len(grid) == 2 else xp.reshape(made, (made.shape[0], *grid))
+
+
+def as_image(tensor: Any, xp: Any) -> Any:
+    """(B, C, ...grid) as methods know it, (B, C, h, w): a signal is one row, a volume's slices one column."""
+    b, c, *grid = tensor.shape
+    return tensor if len(grid) == 2 else xp.reshape(tensor, (b, c, -1, grid[-1]))
+
+
+def _size(scene: Scene, raw: Sequence[Var], size: Size) -> list[int | Var] | None:
+    """Of the map's grid; None: the maps' own."""
+    rank = raw[0].rank - 1
+    op, image = scene.op, scene.op.wrap(scene.image)
+    axes: list[int] = []
+    if 3 <= image.rank <= 5:
+        last = scene.channels_last if image.rank == 4 else None
+        channels = channel_axis(image.shape) if last is None else 3 if last else 1
+        axes = [k for k in range(1, image.rank) if k != channels]
+    if size == "input" and (len(axes) == rank or (rank, len(axes)) == (2, 3)):  # frames: time was averaged
+        return [op.dim(image, k) for k in axes[-rank:]]
+    if len(raw) == 1:
+        return None
+    grids = [m.shape[1:] for m in raw]
+    if not all(isinstance(d, int) for grid in grids for d in grid):
+        raise ModelError(
+            "Which of several layers has the largest grid is not known where their sizes are open: fuse them "
+            "at the input's size (size='input'), or one by one."
+        )
+    largest = max(grids, key=lambda grid: math.prod(d for d in grid if isinstance(d, int)))
+    return [d for d in largest if isinstance(d, int)]
+
+
+# -- resizing -----------------------------------------------------------------------------------------
+
+_STORED = 2**14  #: entries above which a matrix of weights is computed when the file is loaded, not stored
+
+
+def resized(xp: Traced, maps: Var, size: Sequence[int | Var]) -> Var:
+    """Maps (B, ...grid) at another size, as :func:`onnxcam.postprocess.resize` has it.
+
+    Linear interpolation is a product with a matrix for each axis. ONNX's Resize computes where to look in
+    float32, which on large grids is not exact enough, and has no CUDA kernel at every opset.
+    """
+    grid = [xp.op.dim(maps, k) for k in range(1, maps.rank)]
+    if len(grid) == 3:  # slice by slice; then each cell's line through the slices
+        (b, d), planes = maps.shape[:2], _planes(xp, maps, grid[1:], size[1:])
+        lines = xp.op.MatMul(_weights(xp, grid[0], size[0]), xp.reshape(planes, (b, d, -1)))
+        lines = Var(lines.value, xp.op, (b, _known(size[0]), None))
+        return xp.reshape(lines, (b, *size))
+    return _planes(xp, maps, grid, size)
+
+
+def _planes(xp: Traced, maps: Var, grid: Sequence[int | Var], size: Sequence[int | Var]) -> Var:
+    op, dims = xp.op, maps.shape
+    if len(grid) == 2 and not _equal(grid[0], size[0]):
+        maps = op.MatMul(_weights(xp, grid[0], size[0]), maps)
+    if not _equal(grid[-1], size[-1]):
+        maps = op.MatMul(maps, op.swap(_weights(xp, grid[-1], size[-1])))
+    return Var(maps.value, op, (*dims[: -len(grid)], *map(_known, size)))
+
+
+def _weights(xp: Traced, cells: int | Var, pixels: int | Var) -> Var:
+    """(pixels, cells): how much each pixel along an axis takes from each cell."""
+    if isinstance(cells, int) and isinstance(pixels, int) and cells * pixels <= _STORED:
+        return xp.op.const(hats(cells, pixels, np))
+    return hats(cells, pixels, xp)  # type: ignore[no-any-return]
+
+
+def hats(cells: Any, pixels: Any, xp: Any) -> Any:
+    """The matrix of linear interpolation: half-pixel centres, edges repeated, no antialiasing.
+
+    Pixel i looks at x = (i + 1/2) n / N - 1/2, brought into [0, n - 1], and takes max(0, 1 - |x - j|) of
+    cell j. All of it times 2 N is whole numbers, so that no place is rounded.
+
+    Args:
+        cells: n, an int or a scalar of the graph.
+        pixels: N, likewise.
+        xp: the array namespace.
+
+    Returns:
+        (N, n) float32.
+    """
+    at = (xp.arange(pixels) * 2 + 1) * cells - pixels
+    at = xp.minimum(xp.maximum(at, 0), (cells - 1) * 2 * pixels)
+    apart = xp.abs(xp.reshape(at, (-1, 1)) - xp.arange(cells) * 2 * pixels)
+    whole = xp.asarray(2 * pixels, dtype=np.float32)
+    return xp.maximum(1 - xp.asarray(apart, dtype=np.float32) / whole, 0)
+
+
+def _equal(a: int | Var, b: int | Var) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a == b
+
+
+def _known(size: int | Var) -> Dim:
+    return size if isinstance(size, int) else None
