@@ -314,7 +314,7 @@ def _of_arrays(
                 "smoothing to project. It is for gradcam, gradcam++, hirescam, layercam and their like."
             )
         inputs = [tensors[n] for n in method.needs]
-        made = projection.first_component(method.products(*inputs, **request.options), rectify_sign=True)
+        made = projection.first_component(method.products(*inputs, **request.options))
     else:
         made = method(**tensors, **request.options)
     made = np.asarray(made, np.float32)

@@ -54,7 +54,8 @@ def heatmaps(
     if len(ranks := {maps.ndim for maps in checked}) > 1:
         grids = " and ".join(_AXES[rank - 1] for rank in sorted(ranks))
         raise InputError(f"Layers with grids {grids} make no common heatmap: explain them one by one.")
-    return pipeline([m if rectify else m.copy() for m in checked], size, rectify, fuse, scale)
+    made: Maps = pipeline([m if rectify else m.copy() for m in checked], size, rectify, fuse, scale)
+    return made
 
 
 def pipeline(
@@ -100,7 +101,8 @@ def scale(maps: ArrayLike, over: str = "image") -> Maps:
         InputError: maps of the wrong shape, or an unknown scaling.
         TensorError: a map that is not finite.
     """
-    return _scale(_checked(maps).copy(), over)
+    scaled: Maps = _scale(_checked(maps).copy(), over)
+    return scaled
 
 
 def scale_each(maps: Sequence[Maps], over: str = "image") -> list[Maps]:
@@ -180,7 +182,7 @@ def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
 
     Args:
         maps: per layer (B, H, W), float, of equal shape.
-        how: ``mean``, ``max`` or ``product``, cell by cell.
+        how: ``mean``, ``max`` or ``product``, cell by cell; ``product:pgc``: each scaled once more before.
 
     Returns:
         (B, H, W) float32, not scaled again.
@@ -188,7 +190,8 @@ def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
     Raises:
         InputError: no layer, maps of different shapes, or an unknown ``how``.
     """
-    return _combine([_checked(m) for m in maps], how)
+    combined: Maps = _combine([_checked(m) for m in maps], how)
+    return combined
 
 
 def _combine(maps: Sequence[Any], how: str, xp: Any = np) -> Any:
@@ -208,6 +211,10 @@ _FUSIONS: dict[str, Callable[[Sequence[Any], Any], Any]] = {
     "mean": lambda maps, xp: functools.reduce(operator.add, maps) / len(maps),
     "max": lambda maps, xp: functools.reduce(xp.maximum, maps),
     "product": lambda maps, xp: functools.reduce(operator.mul, maps),
+    # As pytorch-grad-cam's RefineCAM: each is a finished heatmap, scaled after it was enlarged, too.
+    "product:pgc": lambda maps, xp: functools.reduce(
+        operator.mul, [_scale(m.copy() if xp is np else m, "image", xp) for m in maps]
+    ),
 }
 
 
@@ -234,7 +241,7 @@ def _scale(maps: Any, over: str = "image", xp: Any = np) -> Any:
     """Scale, arrays in place: at image size a second buffer costs more than the arithmetic."""
     if over not in SCALINGS:
         raise InputError(
-            f"No scaling {over!r}.{nearest(str(over), SCALINGS)} There are: {', '.join(SCALINGS)}."
+            f"No scaling {over!r}.{nearest(str(over), [*SCALINGS])} There are: {', '.join(SCALINGS)}."
         )
     grid = tuple(range(over == "image", len(maps.shape)))
     low = xp.min(maps, axis=grid, keepdims=True)

@@ -2,39 +2,98 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Matrix: TypeAlias = NDArray[np.float64]
 
-def first_component(channels: NDArray[Any], rectify_sign: bool = True) -> NDArray[Any]:
+#: A component has no sign of its own. ``channels``: the one with which the map correlates with the sum over
+#: the channels; ``peak``: the one with which the value furthest from zero is positive.
+Sign: TypeAlias = Literal["channels", "peak"]
+
+
+def first_component(channels: NDArray[Any], sign: Sign = "channels") -> NDArray[Any]:
     """Each cell's coordinate along the direction in which the cells differ most.
 
     The cells of an image are vectors of C channels; their mean is subtracted, and they are projected on the
-    first right singular vector of the (h w, C) matrix that they form. A singular vector has no sign of its
-    own.
+    first right singular vector of the (h w, C) matrix that they form.
 
     Args:
         channels: (B, C, h, w).
-        rectify_sign: turn each map so that it correlates with the sum over the channels (Eigen-CAM's authors
-            and pytorch-grad-cam leave the sign to LAPACK, which turns some maps upside down).
+        sign: see :data:`Sign` (Eigen-CAM's authors and pytorch-grad-cam leave it to LAPACK, which turns some
+            maps upside down). Where the map does not correlate with the sum, ``channels`` is ``peak``.
 
     Returns:
-        (B, h, w), in the dtype of ``channels``; zeros where all cells are equal.
+        (B, h, w), in the dtype of ``channels``; zeros where all cells are equal, NaN for an image with
+        values that are not finite.
     """
+    return _of_images(channels, sign, _linear)
+
+
+def first_kernel_component(
+    channels: NDArray[Any], kernel: Callable[[Matrix], Matrix], sign: Sign = "peak"
+) -> NDArray[Any]:
+    """:func:`first_component` in the space of a kernel: kernel principal component analysis.
+
+    Schölkopf, Smola and Müller, "Nonlinear Component Analysis as a Kernel Eigenvalue Problem", Neural
+    Computation 10, 1998.
+
+    Args:
+        channels: (B, C, h, w).
+        kernel: from n centred cells (n, C) to their products in that space, (n, n), symmetric.
+        sign: see :data:`Sign`.
+
+    Returns:
+        See :func:`first_component`; zeros also where the kernel tells no cells apart.
+    """
+    return _of_images(channels, sign, lambda centred: _dual(_doubly_centred(kernel(centred))))
+
+
+def _of_images(channels: NDArray[Any], sign: Sign, component: Callable[[Matrix], Matrix]) -> NDArray[Any]:
     maps = np.zeros((channels.shape[0], *channels.shape[2:]), channels.dtype)
-    for b, image in enumerate(channels):
+    for map_, image in zip(maps, channels, strict=True):
         cells = image.reshape(len(image), -1).T.astype(np.float64)
-        centred = cells - cells.mean(axis=0)
-        # The eigenvectors of the smaller of the two products: C is often twenty times h w.
-        if centred.shape[0] <= centred.shape[1]:
-            values, vectors = np.linalg.eigh(centred @ centred.T)
-            along = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
-        else:
-            _, vectors = np.linalg.eigh(centred.T @ centred)
-            along = centred @ vectors[:, -1]
-        if rectify_sign and along @ cells.sum(axis=1) < 0:
-            along = -along
-        maps[b] = along.reshape(image.shape[1:])
+        if not np.isfinite(cells).all():
+            map_[...] = np.nan
+            continue
+        centred = np.where(np.ptp(cells, axis=0) > 0, cells - cells.mean(axis=0), 0.0)
+        if centred.any():
+            along = component(centred)
+            map_[...] = (_sign(along, centred.sum(axis=1), sign) * along).reshape(map_.shape)
     return maps
+
+
+def _linear(centred: Matrix) -> Matrix:
+    # The eigenvectors of the smaller of the two products: C is often twenty times h w.
+    if centred.shape[0] <= centred.shape[1]:
+        return _dual(centred @ centred.T)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    along: Matrix = centred @ vectors[:, -1]
+    return along
+
+
+def _dual(products: Matrix) -> Matrix:
+    """The coordinates of n points along their first component, from their products (n, n)."""
+    values, vectors = np.linalg.eigh(products)
+    rounding = len(products) * np.finfo(np.float64).eps * np.abs(products).max()
+    along: Matrix = vectors[:, -1] * np.sqrt(values[-1]) if values[-1] > rounding else np.zeros(len(products))
+    return along
+
+
+def _doubly_centred(products: Matrix) -> Matrix:
+    """The products of points, as those of the points less their mean."""
+    rows = products.mean(axis=0)
+    centred: Matrix = products - rows - rows[:, None] + rows.mean()
+    rounding = len(products) * np.finfo(np.float64).eps * np.abs(products).max()
+    return centred if np.abs(centred).max() > rounding else np.zeros_like(centred)
+
+
+def _sign(along: Matrix, total: Matrix, sign: Sign) -> float:
+    if sign == "channels":
+        agreement = float(along @ total)
+        if abs(agreement) > 1e-9 * float(np.linalg.norm(along) * np.linalg.norm(total)):
+            return float(np.sign(agreement))
+    return -1.0 if abs(along.min()) > abs(along.max()) else 1.0

@@ -98,6 +98,8 @@ def test_fuse():
     np.testing.assert_array_equal(fuse([one, two], "max"), [[[1.0, 0.5]]])
     np.testing.assert_array_equal(fuse([one, two], "product"), [[[0.0, 0.125]]])
     np.testing.assert_array_equal(fuse([one], "product"), one)
+    np.testing.assert_allclose(fuse([one, two], "product:pgc"), [[[0.0, 0.0]]])
+    np.testing.assert_array_equal(two, [[[1.0, 0.25]]])
 
 
 def test_layers_are_scaled_enlarged_fused_and_scaled_again():
@@ -108,6 +110,9 @@ def test_layers_are_scaled_enlarged_fused_and_scaled_again():
         expected = scale(combine(enlarged, axis=0))
         np.testing.assert_allclose(heatmaps(layers, (12, 16), fuse=how), expected, atol=1e-6)
     np.testing.assert_allclose(heatmaps(layers[:1], (12, 16)), each[0], atol=1e-6)
+    np.testing.assert_allclose(
+        heatmaps(layers, (12, 16), fuse="product:pgc"), scale(each[0] * each[1]), atol=1e-6
+    )
 
 
 def test_a_fused_product_from_a_published_example():
@@ -174,7 +179,7 @@ ONES = np.ones((1, 2, 2))
         (lambda: heatmaps([], (4, 4)), "There is no layer's map to fuse."),
         (
             lambda: heatmaps([ONES], (4, 4), fuse="maxx"),
-            "No fusion 'maxx'. Nearest: 'max', 'mean'. There are: mean, max, product.",
+            "No fusion 'maxx'. Nearest: 'max', 'mean'. There are: mean, max, product, product:pgc.",
         ),
         (
             lambda: fuse([ONES, np.ones((1, 2, 3))]),

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_targets(parser)
     options.add_layers(parser, "which of the file's layers; may be repeated (default: all, fused)")
     parser.add_argument(
-        "--fuse", choices=("mean", "max", "product"), default="mean", help="of several layers (default: mean)"
+        "--fuse",
+        choices=("mean", "max", "product", "product:pgc"),
+        help="of several layers (default: as the method has it, mostly mean)",
     )
     options.add_providers(parser)
     parser.add_argument(

@@ -11,7 +11,9 @@ from onnxcam.errors import MethodError
 from onnxcam.postprocess import heatmaps
 
 NAMES = [n for n in methods.names() if {*methods.get(n).needs} <= {"activations", "gradients"}]
-NONLINEAR = {"gradcam++", "gradcam++:pgc"}  # S_k G³ against G²: a factor on G changes α
+# S_k G³ against G²: a factor on G changes α
+NONLINEAR = {"gradcam++", "gradcam++:pgc", "refinecam", "refinecam:pgc"}
+COMPONENTS = ["eigencam", "eigengradcam", "segeigencam", "kpcacam"]
 
 
 def run(name, activations, gradients, **kwargs):
@@ -223,8 +225,38 @@ def test_a_record_is_complete(name):
         assert section in doc, section
 
 
-def test_cam_alone_is_unrectified_and_bound_to_its_head():
-    assert [n for n in NAMES if not methods.get(n).rectify] == ["cam"]
+@pytest.mark.parametrize("name", ["activation_mean", "eigencam", "kpcacam", "fem"])
+def test_without_a_class_no_gradient_is_read(name, tensors):
+    assert methods.get(name).needs == ("activations",)
+    np.testing.assert_array_equal(run(name, tensors[0], None), run(name, *tensors))
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_knows_no_constant(name, tensors):
+    activations, gradients = (t.astype(float) for t in tensors)
+    gradients = np.ones_like(gradients)  # so that the weighted channels, too, are moved by a constant
+    raw = run(name, activations, gradients)
+    np.testing.assert_allclose(raw.mean((1, 2)), 0, atol=1e-9)
+    moved = run(name, activations + 3.0, gradients)
+    np.testing.assert_allclose(moved, raw, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_is_turned_with_its_cells(name, tensors):
+    activations, gradients = (t.astype(float) for t in tensors)
+    turned = run(name, activations[..., ::-1, :], gradients[..., ::-1, :])
+    np.testing.assert_allclose(turned, run(name, activations, gradients)[:, ::-1], atol=1e-9)
+
+
+def test_eigencam_has_the_variance_of_the_first_component(tensors):
+    activations = tensors[0].astype(float)
+    for image, raw in zip(activations, run("eigencam", activations, None), strict=True):
+        cells = image.reshape(6, -1) - image.reshape(6, -1).mean(1, keepdims=True)
+        assert np.linalg.norm(raw) == pytest.approx(np.linalg.svd(cells, compute_uv=False)[0])
+
+
+def test_few_are_unrectified_and_cam_alone_is_bound_to_its_head():
+    assert [n for n in NAMES if not methods.get(n).rectify] == ["activation_mean", "cam"]
     assert {n: methods.get(n).head for n in NAMES if methods.get(n).head} == {"cam": "gap-linear"}
 
 
