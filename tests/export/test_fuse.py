@@ -69,7 +69,7 @@ def tokens():
         " size = Concat<axis=0>(n, rest) c = Expand(cls, size) z = Concat<axis=1>(c, t)"
         " m = ReduceMean<keepdims=1>(z, last) zc = Sub(z, m) sq = Mul(zc, zc)"
         " va = ReduceMean<keepdims=1>(sq, last)"
-        " sd = Sqrt(va) ln = Div(zc, sd)"
+        " sd = Sqrt(va) plain = Div(zc, sd) ln = Mul(plain, gamma)"
         " qq = MatMul(ln, wq) kk = MatMul(ln, wk) vv = MatMul(ln, wv) kt = Transpose<perm=[0,2,1]>(kk)"
         " sc = MatMul(qq, kt) at = Softmax(sc) h = MatMul(at, vv) o = Add(z, h)"
         " g = Gather<axis=1>(o, first) u = Squeeze(g, one) y = Gemm<transB=1>(u, v, b)"
@@ -77,7 +77,7 @@ def tokens():
     made = nets.model(
         body,
         initializers=weights(
-            w=(6, 3, 2, 2), cls=(1, 1, 6), wq=(6, 6), wk=(6, 6), wv=(6, 6), v=(5, 6), b=(5,)
+            w=(6, 3, 2, 2), cls=(1, 1, 6), gamma=(6,), wq=(6, 6), wk=(6, 6), wv=(6, 6), v=(5, 6), b=(5,)
         ),
     )
     ints["last"] = np.array([-1])
