@@ -101,7 +101,7 @@ def _checked(spec: FuseSpec) -> FuseSpec:
     if reason is not None:
         can = ", ".join(n for n in methods.names() if why_not(methods.get(n)) is None)
         raise MethodError(
-            f"The method '{method.name}' cannot be computed inside a file: {reason}. These can: {can}."
+            f"The method '{method.name}' cannot be computed inside a file. {reason} These can: {can}."
         )
     if spec.size not in get_args(Size):
         raise MethodError(f"The size of a fused map is 'layer' or 'input', not {spec.size!r}.")
@@ -132,11 +132,11 @@ def _add(scene: Scene, spec: FuseSpec) -> TracedMap:
             "one of them (layers=), or scaled."
         )
     op, xp = scene.op, Traced(scene.op)
-    given = []
+    given: list[Mapping[str, Given]] = []
     raw = []
     with op.working_on(f"map {method.name}", "maps"):
         for site in sites:
-            tensors = {need: PROVIDERS[need](scene, site) for need in method.needs}
+            tensors: dict[str, Given] = {need: PROVIDERS[need](scene, site) for need in method.needs}
             given.append(tensors)
             raw.append(_raw(op, xp, method, tensors))
         size = _size(scene, raw, spec.size)

@@ -19,16 +19,27 @@ def fusable() -> dict[str, str | None]:
 
 
 def why_not(method: Method) -> str | None:
-    """Why a method cannot be computed inside a file, as the end of a sentence; None if it can."""
+    """Why a method cannot be computed inside a file, in a sentence; None if it can."""
     if method.host is not None:
         return method.host
     if method.runs:
-        return "it runs the model many times"
+        return "It runs the model many times."
     if method.finer is not None:
-        return "it explains a difference of scores that is chosen when the file runs"
+        return "It explains a difference of scores that is chosen when the file runs."
     if not IN_GRAPH.issuperset(method.needs):
-        return "it runs the model on noisy copies of the input"
+        return "It runs the model on noisy copies of the input."
     return None
+
+
+def usable(record: Record) -> list[str]:
+    """The methods that a file can be asked for: those it holds, and of the layers' tensors others."""
+    held = {fused.method for fused in record.fused}
+    return [name for name in methods.names() if name in held or _of_tensors(record, methods.get(name))]
+
+
+def _of_tensors(record: Record, method: Method) -> bool:
+    heads = {layer.head for layer in record.layers}
+    return not record.maps_only and not method.inside and (method.head is None or heads == {method.head})
 
 
 def find(record: Record, method: str, layers: Sequence[str], fuse: str | None = None) -> Fused | None:

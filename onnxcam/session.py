@@ -410,7 +410,7 @@ def _check_record(record: Record, session: Any, what: str) -> None:
                 "changed after it was made explainable. Rewrite the source model."
             )
     shapes = {o.name: o.shape for o in session.get_outputs()}
-    for layer in record.layers:
+    for layer in () if record.maps_only else record.layers:
         for name in (layer.activations, layer.gradients):
             if shapes[name] and not holds(shapes[name], layer.layout):
                 raise BadRecord(
@@ -422,8 +422,10 @@ def _check_record(record: Record, session: Any, what: str) -> None:
 def _named(record: Record, outputs: set[str], inputs: set[str]) -> Iterator[tuple[str, str, set[str]]]:
     if SCORE not in outputs:
         yield "output", record.score.output, outputs
-    for layer in record.layers:
+    for layer in () if record.maps_only else record.layers:
         yield "output", layer.activations, outputs
         yield "output", layer.gradients, outputs
+    for fused in record.fused:
+        yield "output", fused.output, outputs
     for name in (*CHOICES[record.score.task], *(seed.input for seed in record.score.seeds)):
         yield "input", name, inputs

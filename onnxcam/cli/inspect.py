@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from .. import fused
 from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Fused, Score
-from ..fused import told
 from . import options
 from .terminal import Terminal, layout_text, shape_text, size_text
 
@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    from onnxcam import methods
     from onnxcam.contract import CHOICES
     from onnxcam.session import Session
 
@@ -31,15 +30,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         for kind, found in (("inputs", session.inputs), ("outputs", session.outputs))
     }
     size, digest = options.model_size(args.model), options.sha256(args.model)
-    usable = [
-        name
-        for name in methods.names()
-        if not record.maps_only
-        and (
-            methods.get(name).head is None
-            or all(layer.head == methods.get(name).head for layer in record.layers)
-        )
-    ]
+    usable = fused.usable(record)
     if args.json:
         about = {"file": args.model, "bytes": size, "sha256": digest, **tensors, "methods": usable}
         terminal.json({**json.loads(record.to_json()), **about})
@@ -102,11 +93,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def _map(fused: Fused) -> str:
-    what = "scaled" if fused.scaled else "raw"
-    if len(fused.layers) > 1:
-        what += f", {fused.fuse}"
-    return f"{fused.output} ({told(fused)}, {what}, at the {fused.size}'s size)"
+def _map(one: Fused) -> str:
+    what = "scaled" if one.scaled else "raw"
+    if len(one.layers) > 1:
+        what += f", {one.fuse}"
+    return f"{one.output} ({fused.told(one)}, {what}, at the {one.size}'s size)"
 
 
 _MEANING = {

@@ -39,9 +39,13 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         whole=["name"],
     )
     terminal.print("A: a layer's activation, G: the score's gradient there, k: a channel.")
-    terminal.print(
-        f"Inside a file (--fuse): {', '.join(n for n, reason in inside.items() if reason is None)}."
+    reasons = dict.fromkeys(filter(None, inside.values()))
+    terminal.print()
+    terminal.table(
+        ["inside a file (--fuse)", "methods"],
+        [
+            (reason or "Yes.", ", ".join(name for name, why in inside.items() if why == reason))
+            for reason in (None, *reasons)
+        ],
     )
-    for reason in dict.fromkeys(filter(None, inside.values())):
-        terminal.print(f"Not inside: {', '.join(n for n, r in inside.items() if r == reason)}: {reason}.")
     return 0

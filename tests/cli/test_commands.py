@@ -20,6 +20,7 @@ from onnxcam.cli.terminal import shape_text, size_text
 from onnxcam.contract import read_record
 from onnxcam.doctor import ProviderState
 from onnxcam.errors import InputError, MissingDependency
+from onnxcam.fused import fusable
 from onnxcam.targets import Box, Contrast
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -104,7 +105,9 @@ def test_the_source_is_never_overwritten(cli, demo_file, how):
         (["{plain}", "--preprocess", "meen=1"], "Unknown preprocessing field 'meen'; the fields are"),
         (["{plain}", "--preprocess", "{here}/none.json"], "'{here}/none.json' cannot be read"),
         (["{plain}", "-o", "{here}/no/where.onnx"], "Choose another place with -o."),
-        (["{plain}", "--fuse", "gradcam"], "unrecognized arguments: --fuse gradcam"),
+        (["{plain}", "--fuse", "gradcma"], "No method 'gradcma'. Nearest: 'gradcam'"),
+        (["{plain}", "--fuse", "finercam"], "'finercam' cannot be computed inside a file. It explains"),
+        (["{plain}", "--maps-only"], "name a method with fuse= (`--fuse METHOD`)"),
     ],
     ids=lambda v: " ".join(v[1:]) or v[0] if isinstance(v, list) else None,
 )
@@ -211,6 +214,28 @@ def test_inspect_errors(cli, plain_file, tmp_path):
     assert (ran.status, ran.err) == (2, f"error: There is no file '{tmp_path / 'nope.onnx'}'.\n")
 
 
+def test_rewrite_and_inspect_of_fused_maps(cli, plain_file, tmp_path):
+    file, raw = tmp_path / "fused.cam.onnx", tmp_path / "raw.cam.onnx"
+    text = cli("rewrite", plain_file, "-o", file, "--fuse", "gradcam", "--fuse", "layercam").out
+    assert "computes cam.heatmap.layercam: 'layercam' at " in text
+    assert ", maps within " in text
+    assert [f.method for f in record_of(file).fused] == ["gradcam", "layercam"]
+    text = " ".join(cli("inspect", file).out.split())
+    assert "computes cam.heatmap.gradcam ('gradcam' at " in text
+    assert ", scaled, at the input's size); cam.heatmap.layercam" in text
+    options = ("--fuse", "hirescam", "--fuse-raw", "--fuse-size", "layer", "--maps-only")
+    text = cli("rewrite", plain_file, "-o", raw, *options).out
+    assert "gives these maps alone: the layers' tensors are no outputs" in text
+    (fused,) = record_of(raw).fused
+    assert (fused.size, fused.scaled) == ("layer", False)
+    data = cli("inspect", raw, "--json").data
+    assert [o["name"] for o in data["outputs"]] == ["logits", "cam.heatmap.hirescam"]
+    assert (data["maps_only"], data["methods"]) == (True, ["hirescam"])
+    text = " ".join(cli("inspect", raw).out.split())
+    assert "methods hirescam computes cam.heatmap.hirescam ('hirescam' at " in text
+    assert ", raw, at the layer's size)" in text
+
+
 def test_strip_gives_the_original_graph_back(cli, demo_file, plain_file):
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
     answers = []
@@ -239,17 +264,21 @@ def test_strip_errors(cli, demo_file, plain_file, tmp_path):
 def test_methods_are_the_registry(cli):
     ran = cli("methods", "--json")
     assert [m["name"] for m in ran.data] == onnxcam.methods.names()
-    assert ran.data[0] == {
+    assert next(m for m in ran.data if m["name"] == "cam") == {
         "name": "cam",
         "formula": onnxcam.methods.get("cam").formula,
         "source": onnxcam.methods.get("cam").source,
         "needs": ["activations", "gradients"],
         "rectify": False,
         "head": "gap-linear",
+        "not_inside": None,
     }
+    assert {m["name"]: m["not_inside"] for m in ran.data} == fusable()
     text = cli("methods").out
     for name in onnxcam.methods.names():
         assert f" {name} " in text
+    assert "It explains a difference of scores that is chosen when the file runs." in text
+    assert "finercam, finercam:torchcam" in text
 
 
 # doctor

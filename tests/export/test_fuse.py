@@ -343,8 +343,8 @@ def test_what_can_be_fused_and_what_cannot():
     assert sorted(told) == methods.names()
     for name in ("gradcam", "gradcam++", "layercam", "cam", "xgradcam", "hirescam"):
         assert told[name] is None
-    assert told["finercam"] == "it explains a difference of scores that is chosen when the file runs"
-    assert all(reason is None or (reason and reason[-1] != ".") for reason in told.values())
+    assert told["finercam"] == "It explains a difference of scores that is chosen when the file runs."
+    assert all(reason is None or (reason[0].isupper() and reason[-1] == ".") for reason in told.values())
     assert set(PROVIDERS) <= IN_GRAPH
 
 
@@ -354,7 +354,7 @@ def test_what_can_be_fused_and_what_cannot():
         (
             {"fuse": "finercam"},
             MethodError,
-            "'finercam' cannot be computed inside a file: it explains a diff",
+            "'finercam' cannot be computed inside a file. It expl",
         ),
         ({"fuse": "gradcma"}, MethodError, "No method 'gradcma'. Nearest: 'gradcam'"),
         ({"fuse": {"method": "gradcam", "sizes": "layer"}}, MethodError, "no field 'sizes'. Nearest: 'size'"),
