@@ -21,16 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", default="out", help="where to write (default: out)"
     )
-    parser.add_argument(
-        "-m", "--method", default="gradcam", metavar="NAME", help="see `onnxcam methods` (default: gradcam)"
-    )
+    options.add_method(parser)
     options.add_targets(parser)
     options.add_layers(parser, "which of the file's layers; may be repeated (default: all, fused)")
-    parser.add_argument(
-        "--fuse",
-        choices=("mean", "max", "product", "product:pgc"),
-        help="of several layers (default: as the method has it, mostly mean)",
-    )
     options.add_providers(parser)
     parser.add_argument(
         "--allow-fallback", action="store_true", help="go on without a provider that does not work"
@@ -57,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
-    from onnxcam import Explainer, images
+    from onnxcam import Explainer, images, methods
     from onnxcam.errors import InputError
     from onnxcam.folder import OverlayFolder
     from onnxcam.stream import explain_files
@@ -80,24 +73,31 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     folder = OverlayFolder(
         args.output, args.alpha, args.colormap, args.style, sheets=args.sheet, about=_about(args, explainer)
     )
-    how = {"method": args.method, "layers": args.layers, "fuse": args.fuse}
-    with terminal.progress("explaining") as update, folder:
+    how = {"layers": args.layers, **options.method(args)}
+    runs = methods.get(args.method).runs
+    with terminal.progress("running" if runs else "explaining") as update, folder:
         done = 0
         update(done, len(paths))
-        for batch in explain_files(explainer, paths, options.targets(args), args.batch, **how):
+        if runs:  # the bar counts the runs of each photo
+            how["progress"] = lambda ran, of: update(done * of + ran, len(paths) * of)
+        batch_size = 1 if runs else args.batch
+        for batch in explain_files(explainer, paths, options.targets(args), batch_size, **how):
             for path, reason in batch.skipped:
                 folder.skip(path, reason)
                 terminal.warn(f"skipped: {reason}")
             if batch.explanation is not None:
                 folder.add(batch.explanation)
-                done += len(batch.explanation.names)
-            update(done + len(folder.manifest["skipped"]), len(paths))
+            done += len(batch.skipped) + (0 if batch.explanation is None else len(batch.explanation.names))
+            if not runs:
+                update(done, len(paths))
     _print(folder.manifest, folder.path, terminal)
     return 1 if folder.manifest["skipped"] else 0
 
 
 def _about(args: argparse.Namespace, explainer: Any) -> dict[str, Any]:
     """The head of the manifest."""
+    from onnxcam import methods
+
     record, score = explainer.record, explainer.record.score
     return {
         "model": {
@@ -116,7 +116,11 @@ def _about(args: argparse.Namespace, explainer: Any) -> dict[str, Any]:
         "providers": list(explainer.providers),
         "method": args.method,
         "layers": list(args.layers or explainer.layers),
-        "fuse": args.fuse,
+        "fuse": args.fuse or methods.get(args.method).fuse,
+        "options": list(args.option or ()),
+        "smooth": list(args.smooth or ()),
+        "scale": args.scale,
+        "channels": args.channels,
         "overlay": {"alpha": args.alpha, "colormap": args.colormap, "style": args.style},
     }
 

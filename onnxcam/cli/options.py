@@ -178,6 +178,64 @@ def labels(path: str | None) -> list[str] | None:
     return [str(entry[-1]) if isinstance(entry, list) and entry else str(entry) for entry in data]
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m", "--method", default="gradcam", metavar="NAME", help="see `onnxcam methods` (default: gradcam)"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        metavar="KEY=VALUE",
+        help="of the method, such as masks=1000 for rise or top=256 for scorecam; may be repeated",
+    )
+    parser.add_argument(
+        "--smooth",
+        action="append",
+        choices=("tta", "noise", "eigen"),
+        help="average over flipped and scaled copies (tta) or noisy ones; project the weighted channels on "
+        "their first principal component (eigen); may be repeated",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("image", "batch"),
+        default="image",
+        help="each heatmap by its own range, or all of a run alike (default: image)",
+    )
+    parser.add_argument(
+        "--channels", metavar="I,J,...", help="of the layer, that alone take part (default: all)"
+    )
+    parser.add_argument(
+        "--fuse",
+        choices=("mean", "max", "product", "product:pgc"),
+        help="of several layers (default: as the method has it, mostly mean)",
+    )
+
+
+def method(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of :func:`add_method` say, as :meth:`onnxcam.Explainer.explain` takes it.
+
+    Raises:
+        InputError: an option without a value, or channels that are no numbers.
+    """
+    own = {}
+    for text in args.option or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option is KEY=VALUE, not {text!r}; see `onnxcam methods --json`.")
+        own[key.strip()] = _plain(value.strip())
+    channels = None if args.channels is None else args.channels.split(",")
+    if channels is not None and not all(c.strip().lstrip("-").isdecimal() for c in channels):
+        raise InputError(f"--channels are numbers, as in 0,17,512, not {args.channels!r}.")
+    return {
+        "method": args.method,
+        "fuse": args.fuse,
+        "smooth": args.smooth,
+        "scale": args.scale,
+        "channels": None if channels is None else [int(c) for c in channels],
+        **own,
+    }
+
+
 def add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t",

@@ -220,6 +220,68 @@ def test_save_keeps_the_photos_too(tiny_file, photos):
     assert (photos / "a.png").read_bytes() == before
 
 
+def test_smoothing_scaling_channels_and_a_methods_own_options(cli, tiny_file, photos, tmp_path):
+    model = tiny_file()
+    how = ("--smooth", "tta", "--smooth", "noise", "--scale", "batch", "--channels", "0,2,-1")
+    ran = cli(
+        "explain", model, photos / "a.png", photos / "below" / "b.jpg", "-o", tmp_path / "out", "--json", *how
+    )
+    assert ran.status == 0, ran.err
+    manifest = ran.data
+    assert (manifest["smooth"], manifest["scale"], manifest["channels"]) == (
+        ["tta", "noise"],
+        "batch",
+        "0,2,-1",
+    )
+    expected = Explainer(model, "cpu").explain(
+        [photos / "a.png", photos / "below" / "b.jpg"],
+        smooth=["tta", "noise"],
+        scale="batch",
+        channels=[0, 2, -1],
+    )
+    for item, overlay in zip(manifest["items"], expected.overlay(), strict=True):
+        np.testing.assert_array_equal(
+            cv2.imread(str(tmp_path / "out" / item["overlay"]))[:, :, ::-1], overlay
+        )
+    ran = cli(
+        *("explain", model, photos / "a.png", "-o", tmp_path / "rise", "--json", "--method", "rise"),
+        *("--option", "masks=20", "--option", "cells=3"),
+    )
+    assert ran.status == 0, ran.err
+    assert ran.data["options"] == ["masks=20", "cells=3"]
+    expected = Explainer(model, "cpu").explain(photos / "a.png", "rise", masks=20, cells=3)
+    [item] = ran.data["items"]
+    np.testing.assert_array_equal(
+        cv2.imread(str(tmp_path / "rise" / item["overlay"]))[:, :, ::-1], expected.overlay()[0]
+    )
+
+
+def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
+    from contextlib import contextmanager
+
+    from onnxcam.cli.terminal import Terminal
+
+    seen = []
+
+    @contextmanager
+    def progress(self, doing):
+        yield lambda done, total: seen.append((doing, done, total))
+
+    monkeypatch.setattr(Terminal, "progress", progress)
+    arguments = ("--method", "rise", "--option", "masks=20", "--batch", "8")
+    cli(
+        "explain",
+        tiny_file(),
+        photos / "a.png",
+        photos / "below" / "b.jpg",
+        "-o",
+        tmp_path / "out",
+        *arguments,
+    )
+    assert seen[0] == ("running", 0, 2)
+    assert seen[1:] == [("running", n, 40) for n in (8, 16, 20, 28, 36, 40)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -248,6 +310,17 @@ def test_save_keeps_the_photos_too(tiny_file, photos):
             ["{photo}", "--preprocess", "imagenett"],
             "There is no preprocessing preset 'imagenett'. Nearest: 'imagenet'",
         ),
+        (
+            ["{photo}", "--option", "masks"],
+            "--option is KEY=VALUE, not 'masks'; see `onnxcam methods --json`.",
+        ),
+        (["{photo}", "--option", "mask=3"], "The method 'gradcam' has no option 'mask'. It has: none."),
+        (
+            ["{photo}", "-m", "rise", "--option", "mask=3"],
+            "The method 'rise' has no option 'mask'. Nearest: 'masks'. It has: masks (4000), cells (7)",
+        ),
+        (["{photo}", "--channels", "a,1"], "--channels are numbers, as in 0,17,512, not 'a,1'."),
+        (["{photo}", "--channels", "6"], "The layer 'top' has no channel 6: it has 6, 0 to 5."),
         (["{photo}", "--labels", "{empty}/none.txt"], "cannot be read: No such file or directory."),
     ],
     ids=lambda v: " ".join(v[-2:]) if isinstance(v, list) else None,
