@@ -13,8 +13,10 @@ from typing import Any
 import onnx_ir as ir
 
 from ..contract import Layer, Layout
+from ..errors import LayerNotOnPath
 from ..grids import channels_first
 from .gradients.builder import Builder, Var
+from .gradients.engine import differentiate
 from .namespace import Traced
 from .scores import Choice, FoundScore
 
@@ -100,7 +102,26 @@ def _of_layer(which: str) -> Provider:
     return provide
 
 
+def _curvature(scene: Scene, layer: Layer | None) -> Given:
+    """The layer's second derivative times its activations: the engine differentiates what it made."""
+    assert layer is not None
+    key = "curvature", layer.name
+    if key not in scene.made:
+        op, site = scene.op, scene.layers[layer.name]
+        seed = op.cast(op.single(site.activations), site.gradients.dtype)
+        op.say_shapes()
+        try:
+            raw = differentiate(op, {site.gradients.value: seed}, [site.value], "the gradient")[site.value]
+        except LayerNotOnPath:  # what follows the layer is piecewise linear
+            raw = op.zeros_like(site.gradients)
+        raw = Var(raw.value, op, site.gradients.dims)
+        tensor = channels_first(raw, layer.layout, Traced(op))
+        scene.made[key] = Given((tensor,), (raw,), layer.layout)
+    return scene.made[key]
+
+
 PROVIDERS: dict[str, Provider] = {
     "activations": _of_layer("activations"),
     "gradients": _of_layer("gradients"),
+    "curvature": _curvature,
 }

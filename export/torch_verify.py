@@ -154,6 +154,7 @@ def explained(score: Score, tensor: torch.Tensor, found: Mapping[str, Any]) -> t
     if score.task == "detection":
         return None
     table = tensor.reshape(len(tensor), -1)
+    table = table + table.log_softmax(1) if score.rest else table
     classes = fetched(CLASS) if CLASS in found else fetched(score.output).reshape(len(tensor), -1).argmax(1)
     return table.gather(1, classes[:, None]).sum()
 

@@ -169,6 +169,7 @@ class Score:
         task: see above; :data:`CHOICES` are its inputs.
         background: the class of a segmentation that is nobody's top class; None if there is none.
         seeds: the inputs for general scores.
+        rest: whether it is the residual softmax score y + log softmax(y) of the class instead of its logit y.
     """
 
     output: str
@@ -179,6 +180,7 @@ class Score:
     task: Task = "classification"
     background: int | None = None
     seeds: tuple[Seed, ...] = ()
+    rest: bool = False
 
 
 @dataclass(frozen=True)

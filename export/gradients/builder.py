@@ -51,6 +51,10 @@ class Var:
     op: Builder
     dims: Dims | None
 
+    def __post_init__(self) -> None:
+        if self.dims is not None and self.value.shape is None:
+            self.op.found[self.value] = self.dims
+
     @property
     def dtype(self) -> ir.DataType:
         """The element type (float32 where the graph does not say)."""
@@ -135,6 +139,7 @@ class Builder:
         self.scope = ""  #: goes into their names: the forward node
         self.added: list[ir.Node] = []
         self.subgraphs: list[Builder] = []  #: builders of graphs inside this one's nodes
+        self.found: dict[ir.Value, Dims] = {}  #: shapes of what was made, which the graph does not say
         self._unknown = shape_unknown
         self._constants: dict[tuple[Any, ...], Var] = {}
         self._one_hots: dict[ir.Value, Var] = {}
@@ -156,6 +161,13 @@ class Builder:
     def wrap(self, value: ir.Value) -> Var:
         """A forward value as an operand."""
         return Var(value, self, dims_of(value))
+
+    def say_shapes(self) -> None:
+        """Note in the graph the shapes of all that was made so far: what differentiates it asks for them."""
+        for value, dims in self.found.items():
+            if value.shape is None:
+                value.shape = ir.Shape(dims)
+        self.found.clear()
 
     def shape_unknown(self, value: ir.Value) -> Exception:
         """The error to raise where a rule needs a shape that is not known."""

@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ...contract import Task
+from ...errors import ScoreError
 from ..gradients.builder import dims_of
 from . import classification, detection, embedding, segmentation
 from .found import SAME_NUMBERS, Choice, FoundScore, ScoreSpec, as_spec, find_tensor
@@ -50,7 +51,10 @@ def find_score(
     spec = as_spec(score, probability)
     if spec.background is None and labels and str(labels[0]).strip("_ ").casefold() == "background":
         spec = dataclasses.replace(spec, background=0)
-    found = _FINDERS[spec.task or _task(graph, spec)](graph, spec)
+    task = spec.task or _task(graph, spec)
+    if spec.rest and task != "classification":
+        raise ScoreError(f"The residual softmax score (rest) is of classifiers; the task is {task}.")
+    found = _FINDERS[task](graph, spec)
     return with_seeds(graph, found, spec)
 
 

@@ -49,13 +49,21 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         score, output = op.single(op.wrap(value)), op.single(op.wrap(chosen))
         table = rows(op, output)
         wanted = op.Where(index < 0, arg_max(op, table, 1), index, dims=table.shape[:1])
-        seed = op.reshape_like(op.one_hot(wanted, rows(op, score)), score)
+        logits = rows(op, score)
+        told, seed = table, op.one_hot(wanted, logits)
+        if spec.rest:  # d(y_c + log softmax(y)_c)/dy = 2 [k = c] - softmax(y)
+            told = logits + op.LogSoftmax(logits, axis=1, dims=logits.dims)
+            seed = 2 * seed - op.Softmax(logits, axis=1)
         return Choice(
-            {value: seed},
-            lambda: op.cast(pick(op, table, wanted), ir.DataType.FLOAT),
+            {value: op.reshape_like(seed, score)},
+            lambda: op.cast(pick(op, told, wanted), ir.DataType.FLOAT),
             lambda: wanted,
         )
 
+    if spec.rest and spec.probability:
+        raise ScoreError(
+            "The residual softmax score (rest) is made of a classifier's logits: leave `probability` out."
+        )
     record = Score(
         output=name,
         tensor=value.name or "",
@@ -63,8 +71,10 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         probability=spec.probability,
         classes=classes,
         task=spec.task or "classification",
+        rest=spec.rest,
     )
-    return FoundScore(record, (value,), choose, told=chosen.is_graph_output() and chosen.name == name)
+    told = chosen.is_graph_output() and chosen.name == name and not spec.rest
+    return FoundScore(record, (value,), choose, told=told)
 
 
 def one_per_class(dims: Dims) -> bool:

@@ -47,6 +47,8 @@ class ScoreSpec:
         background: a segmentation's class that is nobody's top class; None: 0 if it is labelled so.
         boxes: the output with a detector's boxes, where it has one of its own; None: found by its shape.
         box_units: ``pixels`` of the model's input, or ``shares`` of it; None: as the head has them.
+        rest: of a classification, explain the residual softmax score y + log softmax(y) (ReST: Cai, "CAMs as
+            Shapley Value-based Explainers", 2025) instead of the logit y.
     """
 
     output: str | None = None
@@ -57,6 +59,7 @@ class ScoreSpec:
     background: int | None = None
     boxes: str | None = None
     box_units: Units | None = None
+    rest: bool = False
 
 
 @dataclass(frozen=True)
