@@ -21,6 +21,7 @@ from ..contract import (
     activations_name,
     gradients_name,
     read_record,
+    refuse_tail,
 )
 from ..errors import ModelError
 from .fuse import FuseSpec, TracedMap, add_maps
@@ -132,14 +133,16 @@ def strip(model: ir.Model) -> ir.Model:
     """Remove all that :func:`add_explanation` added, in place: the model in normal form.
 
     Raises:
-        NotExplainable: there is no record.
+        NotExplainable: there is no record, or it is that of a tail, which holds no whole model.
     """
     record = read_record(model.metadata_props, "The model")
+    refuse_tail(record)
     graph = model.graph
     del model.metadata_props[KEY]
     for value in [v for v in graph.outputs if v.name and v.name.startswith(PREFIX)]:
         graph.outputs.remove(value)
     ours = {layer.activations: layer.tensor for layer in record.layers}
+    ours |= {side.name: side.tensor for tail in record.tails for side in tail.sides if side.tensor}
     for node in reversed(list(graph)):
         if (
             node.name

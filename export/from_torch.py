@@ -31,13 +31,13 @@ from .notes import notes_on
 from .report import ExportReport
 from .rewrite import checked_labels, choose, copied_bytes, preprocessing
 from .scores import ScoreSpec, find_score
+from .tail_files import check_tails, staged_with_tails
 from .torch_capture import Captured, Target, capturing, outputs_by_name
 from .torch_exporters import Exported, export_graph, first_line
 from .torch_records import find_labels, find_preprocess
 from .torch_verify import feeds, verify_against
 from .verify import run
 from .verify_maps import compare_maps, complete, tensors_of
-from .write import staged
 
 LayerSpec: TypeAlias = "str | nn.Module"
 Inputs: TypeAlias = "torch.Tensor | Sequence[Any] | Mapping[str, Any]"
@@ -58,6 +58,7 @@ def export_torch(
     opset: int = OPSET,
     fuse: FuseLike | Sequence[FuseLike] | None = None,
     maps_only: bool = False,
+    tail: bool = False,
     verify: bool = True,
 ) -> ExportReport:
     """Export a PyTorch model as an explainable ONNX file.
@@ -82,8 +83,9 @@ def export_torch(
             model where the newer one refuses it, ends at 20.
         fuse: methods whose maps the file computes itself, and
         maps_only: whether to leave out all else; see :func:`onnxcam.export.rewrite_onnx`.
-        verify: compare outputs and gradients with the model and ``torch.autograd``, and fused maps with the
-            host's.
+        tail: write what follows each layer, too; see :func:`onnxcam.export.rewrite_onnx`.
+        verify: compare outputs and gradients with the model and ``torch.autograd``, fused maps with the
+            host's, and tails with the file.
 
     Returns:
         What was written, with the errors found.
@@ -131,12 +133,15 @@ def export_torch(
         )
         errors: tuple[float | None, float | None] = (None, None)
         map_error = None
-        with staged(onnx_model, target) as draft:
+        given = feeds(captured, args, kwargs)
+        with staged_with_tails(onnx_model, record, target, chosen if tail else {}, given) as drafts:
+            draft, record = drafts.path, drafts.record
             if verify:
                 with complete(draft, tensors_of(record, maps)) as whole:
                     errors = verify_against(model, args, kwargs, whole, record, captured, targets)
                     if maps:
-                        map_error = compare_maps(maps, run(os.fspath(whole), feeds(captured, args, kwargs)))
+                        map_error = compare_maps(maps, run(os.fspath(whole), given))
+                check_tails(drafts, onnx_model.graph, given)
                 if errors[1] is None:
                     notes.append(
                         "The gradient was not compared with torch.autograd: its tensor is no module's, or "
@@ -150,6 +155,7 @@ def export_torch(
         nodes_added=onnx_model.graph.num_nodes() - before,
         source_bytes=0,
         bytes=size,
+        tails=drafts.bytes,
         copied_bytes=copied_bytes(onnx_model.graph),
         output_error=errors[0],
         gradient_error=errors[1],

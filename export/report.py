@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class ExportReport:
         nodes_added: how many nodes the explanation takes.
         source_bytes, bytes: sizes of the source (0 for a PyTorch module) and of the file, each with the
             weights that lie beside it.
+        tails: by name, the sizes of the files that hold what follows a layer alone, likewise.
         copied_bytes: constants that the explanation added to the file; no weight is stored twice.
         output_error: the largest difference between the outputs of source and file, over the largest
             entry; None if not verified.
@@ -37,6 +39,7 @@ class ExportReport:
     nodes_added: int
     source_bytes: int
     bytes: int
+    tails: Mapping[str, int] = field(default_factory=dict)
     copied_bytes: int = 0
     output_error: float | None = None
     gradient_error: float | None = None
@@ -57,6 +60,8 @@ class ExportReport:
         if self.record.maps_only:
             lines.append("  gives these maps alone: the layers' tensors are no outputs")
         lines.append(f"  {size}, opset {self.opset}, {self.nodes_added} nodes added")
+        for tail in self.record.tails:
+            lines.append(f"  {tail.file}: {self.tails[tail.file]:,} bytes, what follows {tail.layer}")
         if self.output_error is not None:
             checked = f"  verified: outputs within {self.output_error:.1e}"
             if self.gradient_error is not None:

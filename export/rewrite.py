@@ -28,9 +28,9 @@ from .notes import notes_on
 from .paths import image_input
 from .report import ExportReport
 from .scores import FoundScore, ScoreSpec, find_score
+from .tail_files import check_tails, staged_with_tails
 from .verify import compare, example_feeds
 from .verify_maps import compare_maps, complete, tensors_of
-from .write import staged
 
 
 def rewrite_onnx(
@@ -47,6 +47,7 @@ def rewrite_onnx(
     example_inputs: Mapping[str, np.ndarray[Any, Any]] | None = None,
     fuse: FuseLike | Sequence[FuseLike] | None = None,
     maps_only: bool = False,
+    tail: bool = False,
     verify: bool = True,
 ) -> ExportReport:
     """Make an ONNX file explainable.
@@ -70,14 +71,18 @@ def rewrite_onnx(
             one or several.
         maps_only: those maps are all that the file gives besides the model's own outputs: the layers'
             tensors, of which any method's map can be made, are left out.
-        verify: run the result against the source in ONNX Runtime, and fused maps against the host's.
+        tail: write what follows each layer as a file of its own, too: ``model.tail.onnx`` beside
+            ``model.cam.onnx``, with which targets and perturbations beyond the first cost no whole run.
+        verify: run the result against the source in ONNX Runtime, fused maps against the host's, and
+            tails against the result.
 
     Returns:
         What was written.
 
     Raises:
         NotOnnx, UnknownLayer, LayerNotOnPath, NoGradientRule, ShapeUnknown, ScoreError: the model.
-        ModelError: labels, sizes or example inputs that do not fit it, or names that are ours.
+        ModelError: labels, sizes or example inputs that do not fit it, names that are ours, or a layer
+            that no tail can start from.
         MethodError: a method that cannot be fused, or not at these layers.
         VerificationError: the result computes something else; nothing is written.
         MissingDependency: ``verify`` without ONNX Runtime.
@@ -120,13 +125,15 @@ def rewrite_onnx(
         rest = f"These layers can be explained: {works}." if works else "No layer lies behind them."
         raise NoGradientRule(f"{e} {rest}") from e
     feeds = {**example_feeds(model.graph, recorded), **(example_inputs or {})}
-    with staged(model, target) as draft:
+    with staged_with_tails(model, record, target, chosen if tail else {}, feeds) as drafts:
+        draft, record = drafts.path, drafts.record
         original = source if isinstance(source, bytes) else os.fspath(source)
         rounds = any(n.op_type in QUANTIZING for n in model.graph)
         agreement = None
         if verify:
             with complete(draft, tensors_of(record, maps)) as whole:
                 agreement = compare(original, whole, record, feeds, rounds, narrow)
+            check_tails(drafts, model.graph, feeds, narrow)
         map_error = compare_maps(maps, agreement.found) if agreement is not None and maps else None
         size = sum(p.stat().st_size for p in draft.parent.iterdir())
     zero = agreement.zero_gradient if agreement is not None else ()
@@ -137,6 +144,7 @@ def rewrite_onnx(
         nodes_added=model.graph.num_nodes() - before,
         source_bytes=source_bytes,
         bytes=size,
+        tails=drafts.bytes,
         copied_bytes=copied_bytes(model.graph),
         output_error=max(agreement.outputs.values(), default=0.0) if agreement is not None else None,
         map_error=map_error,

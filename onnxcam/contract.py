@@ -25,6 +25,7 @@ REGION = "cam.region"  #: input, float32 [N, h, w] or [N, d, h, w]: the pixels' 
 BOX = "cam.box"  #: input, float32 [N, 4]: x1, y1, x2, y2 in pixels of the model's input
 REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is compared with
 SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
+WITH_GRADIENTS = "cam.with_gradients"  #: input of a tail, bool []; False (the default) leaves them out
 SCORE = "cam.score"  #: output, float32 [N]: the number that is explained
 CLASS = "cam.class"  #: output, int64 [N]: the class that is explained
 EMBEDDING = "cam.embedding"  #: output, float32 [N, D]: what :data:`REFERENCE` is compared with
@@ -63,6 +64,11 @@ def gradients_name(layer: str) -> str:
 def heatmap_name(method: str) -> str:
     """The graph output that carries a map computed inside the file."""
     return f"cam.heatmap.{method}"
+
+
+def side_name(number: int) -> str:
+    """The output of a file, and the input of its tails, that carries what goes around a layer."""
+    return f"cam.side.{number}"
 
 
 @dataclass(frozen=True)
@@ -261,12 +267,50 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Side:
+    """A value that a tail reads and that its layer does not make: what goes around the layer.
+
+    Attributes:
+        name: the file's output, and the tail's input.
+        tensor: the value of the source graph; "" if it is none.
+        rows: how many entries of the first axis each image has, one image's after the other's; 0 if the
+            value is the same for all images of a run.
+    """
+
+    name: str
+    tensor: str = ""
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What follows a layer, as a file of its own.
+
+    Attributes:
+        layer: its name.
+        file: that lies beside the file which has this record.
+        sha256: of its bytes, in hexadecimal; weights that lie beside it are not in it.
+        sides: what it takes besides the layer's activations.
+        rows: how many entries of the first axis of the layer's tensor each image has.
+    """
+
+    layer: str
+    file: str
+    sha256: str
+    sides: tuple[Side, ...] = ()
+    rows: int = 1
+
+
+@dataclass(frozen=True)
 class Record:
     """All that a runtime must know about an explainable file; see the module's docstring.
 
     Attributes:
         fused: the maps that the file itself computes.
         maps_only: whether those are all that it explains by: the layers' tensors are no outputs.
+        tails: the files of what follows each layer, where they were asked for.
+        tail_of: of such a file, the name of the one that it belongs to; it has that one's record but for
+            the other layers. Empty for any other file.
     """
 
     layers: tuple[Layer, ...]
@@ -277,6 +321,8 @@ class Record:
     maps_only: bool = False
     source: Source = field(default_factory=Source)
     tool_version: str = ""
+    tails: tuple[Tail, ...] = ()
+    tail_of: str = ""
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -327,6 +373,15 @@ def read_record(metadata: Mapping[str, str], what: str = "the file") -> Record:
             "Make one with `onnxcam rewrite model.onnx -o model.cam.onnx`."
         )
     return Record.from_json(metadata[KEY])
+
+
+def refuse_tail(record: Record, what: str = "The model") -> None:
+    """Raise NotExplainable if a record is that of what follows a layer alone."""
+    if record.tail_of:
+        raise NotExplainable(
+            f"{what} is a tail: it computes what follows a layer, and no image goes in. Take "
+            f"'{record.tail_of}', the explainable file that it was written with."
+        )
 
 
 def make_preprocess(fields: Mapping[str, Any]) -> Preprocess:

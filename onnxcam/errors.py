@@ -13,7 +13,8 @@ OnnxcamError
 ├── ExplainableFileError    the file cannot be explained by this version
 │   ├── NotExplainable      it has no onnxcam record
 │   ├── SchemaTooNew        the record was written by a newer onnxcam
-│   └── BadRecord           the record is damaged
+│   ├── BadRecord           the record is damaged
+│   └── BadTail             the file of what follows a layer is missing, or another one
 ├── InputError              the data given to a call
 │   ├── ImageError          an image that cannot be read
 │   ├── TensorError         wrong rank, channels, dtype, size, or not finite
@@ -82,6 +83,10 @@ class SchemaTooNew(ExplainableFileError):
 
 class BadRecord(ExplainableFileError):
     """The record is damaged or contradicts the file."""
+
+
+class BadTail(ExplainableFileError):
+    """The file of what follows a layer is missing, or another one."""
 
 
 class InputError(OnnxcamError):

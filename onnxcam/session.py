@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import CHOICES, SCORE, Record, read_record
+from .contract import CHOICES, KEY, SCORE, Record, read_record, refuse_tail
 from .errors import BadRecord, InputError, MissingDependency, NotOnnx, ProviderError, TensorError, nearest
 from .grids import holds
 from .providers import CPU, MISSING_LIBRARY, ON_CUDA, Provider, not_built, preload, requested, why_not
@@ -78,6 +78,9 @@ class Session:
         allow_fallback: where a requested provider does not work, go on without it (a warning is
             logged) instead of raising.
         record_placement: let :meth:`placement` know which provider runs which node.
+        tail: whether the file is what follows a layer, which :class:`onnxcam.tail.Tail` opens.
+        black_box: from the outputs and the file's name to a record for a file that has none; None: such a
+            file is refused.
 
     Attributes:
         record: the file's record.
@@ -101,6 +104,8 @@ class Session:
         session_options: Any = None,
         allow_fallback: bool = False,
         record_placement: bool = False,
+        tail: bool = False,
+        black_box: Callable[[Sequence[TensorInfo], str], Record] | None = None,
     ) -> None:
         ort = _onnxruntime()
         source, what = _source(model)
@@ -110,12 +115,18 @@ class Session:
         else:
             wanted = requested(ort, providers, provider_options)
         self._session = _open(ort, source, what, options, wanted, allow_fallback)
-        self.record: Record = read_record(self._session.get_modelmeta().custom_metadata_map, what)
         self.inputs = tuple(map(_info, self._session.get_inputs()))
         self.outputs = tuple(map(_info, self._session.get_outputs()))
         self.choices = {i.name: _info(i) for i in self._session.get_overridable_initializers()}
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        _check_record(self.record, self._session, what)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if black_box is not None and KEY not in metadata:
+            self.record: Record = black_box(self.outputs, what)
+        else:
+            self.record = read_record(metadata, what)
+            if not tail:
+                refuse_tail(self.record, what)
+            _check_record(self.record, self._session, what)
         self._ort = ort
         self._device = _bound_device(self._session)
 
@@ -411,7 +422,7 @@ def _check_record(record: Record, session: Any, what: str) -> None:
             )
     shapes = {o.name: o.shape for o in session.get_outputs()}
     for layer in () if record.maps_only else record.layers:
-        for name in (layer.activations, layer.gradients):
+        for name in (layer.gradients,) if record.tail_of else (layer.activations, layer.gradients):
             if shapes[name] and not holds(shapes[name], layer.layout):
                 raise BadRecord(
                     f"The record of {what} calls '{name}' {layer.layout.kind}, but its shape is "
@@ -423,9 +434,13 @@ def _named(record: Record, outputs: set[str], inputs: set[str]) -> Iterator[tupl
     if SCORE not in outputs:
         yield "output", record.score.output, outputs
     for layer in () if record.maps_only else record.layers:
-        yield "output", layer.activations, outputs
+        yield (
+            ("input", layer.activations, inputs) if record.tail_of else ("output", layer.activations, outputs)
+        )
         yield "output", layer.gradients, outputs
     for fused in record.fused:
         yield "output", fused.output, outputs
+    for side in (side for tail in record.tails for side in tail.sides):
+        yield "output", side.name, outputs
     for name in (*CHOICES[record.score.task], *(seed.input for seed in record.score.seeds)):
         yield "input", name, inputs

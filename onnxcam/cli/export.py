@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_score(parser)
     options.add_fuse(parser)
+    options.add_tail(parser)
     options.add_preprocess(parser, "how photos become the input (default: what the model itself records)")
     parser.add_argument("--dynamic-size", action="store_true", help="leave height and width open, too")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with torch.autograd")
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             labels=labels,
             fuse=options.fuse(args),
             maps_only=args.maps_only,
+            tail=args.tail,
             dynamic_size=args.dynamic_size,
             verify=not args.no_verify,
         )

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             ("preprocessing", _preprocess(record.preprocess)),
             ("methods", ", ".join(usable) or "none"),
             ("computes", "; ".join(map(_map, record.fused)) or "no maps itself"),
+            ("tails", "; ".join(f"{t.file} (after {t.layer})" for t in record.tails) or "none"),
         ]
     )
     terminal.print()

@@ -94,6 +94,16 @@ def add_fuse(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tail(parser: argparse.ArgumentParser) -> None:
+    """``--tail``."""
+    parser.add_argument(
+        "--tail",
+        action="store_true",
+        help="write what follows each layer as model.tail.onnx, too: many targets, Ablation-CAM and "
+        "Recipro-CAM run it alone",
+    )
+
+
 def fuse(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What the options of :func:`add_fuse` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
     how = {"size": args.fuse_size, "scaled": not args.fuse_raw}

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_score(parser)
     options.add_fuse(parser)
+    options.add_tail(parser)
     options.add_preprocess(parser, "how photos become the model's input, for the record")
     parser.add_argument(
         "--lower", action="store_true", help="bring a file above opset 18 down to it: no gaps on CUDA"
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             labels=labels,
             fuse=options.fuse(args),
             maps_only=args.maps_only,
+            tail=args.tail,
             lower=args.lower,
             verify=not args.no_verify,
         )

@@ -1,0 +1,216 @@
+"""What follows a layer: run again on other activations, without what comes before it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import WITH_GRADIENTS, Layer, Record
+from .errors import BadTail, TensorError, nearest
+from .session import Session
+
+
+class Tail:
+    """The file of what follows one layer of an explainable file, which lies beside it.
+
+    It is opened when it is first used. Safe to call from several threads at once.
+
+    Args:
+        model: the explainable file; its bytes will not do, because nothing lies beside them.
+        record: its record.
+        layer: the layer's name.
+        how: how the tail is opened: the keyword arguments of :class:`onnxcam.session.Session`.
+
+    Attributes:
+        layer: of the record.
+        path: of the tail.
+        sides: the names of what it takes besides activations: outputs of the explainable file.
+
+    Raises:
+        BadTail: the file has no tail for that layer, or was opened from bytes.
+    """
+
+    def __init__(self, model: Any, record: Record, layer: str, **how: Any) -> None:
+        found = {tail.layer: tail for tail in record.tails}
+        if layer not in found:
+            raise BadTail(
+                f"The file has no tail for the layer {layer!r}, with which what follows the layer could be "
+                "run alone. Write one beside it: `onnxcam rewrite model.onnx --tail`, or "
+                "`rewrite_onnx(..., tail=True)`."
+            )
+        self._tail = found[layer]
+        if not isinstance(model, (str, os.PathLike)):
+            raise BadTail(
+                f"The file was opened from bytes, but what follows the layer {layer!r} lies beside a file, "
+                f"as {self._tail.file!r}: open the file by its path."
+            )
+        self.layer: Layer = next(x for x in record.layers if x.name == layer)
+        self.path = Path(model).with_name(self._tail.file)
+        self.sides = tuple(side.name for side in self._tail.sides)
+        self._how = how
+        self._opened: Session | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of all outputs."""
+        return tuple(o.name for o in self._session().outputs)
+
+    def scores(
+        self,
+        activations: NDArray[Any],
+        sides: Mapping[str, NDArray[Any]] | None = None,
+        feeds: Mapping[str, NDArray[Any]] | None = None,
+        of: Sequence[int] | NDArray[Any] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """What the score becomes; no gradient is computed.
+
+        Args:
+            activations: K copies in the layer's own layout, such as :func:`onnxcam.grids.put_back` gives; in
+                layouts where an image has several entries of the first axis, one copy's after the other's.
+            sides: the outputs of the explainable file that :attr:`sides` names, of one image or several.
+            feeds: {optional input of the file: one entry for all copies, or one for each}.
+            of: (K,) which of the images in ``sides`` each copy is of; None: as many images as copies, or one
+                for all.
+
+        Returns:
+            {output: array, K entries}: the score's output, and what else says what was explained.
+
+        Raises:
+            BadTail: the tail is missing, or belongs to another file.
+            TensorError: sides are missing, or something has another shape or number of entries.
+            ProviderError: the run fails.
+        """
+        return self._run(activations, sides or {}, feeds or {}, of, False)
+
+    def gradients(
+        self,
+        activations: NDArray[Any],
+        sides: Mapping[str, NDArray[Any]] | None = None,
+        feeds: Mapping[str, NDArray[Any]] | None = None,
+        of: Sequence[int] | NDArray[Any] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The same as :meth:`scores` gives, and the gradients with respect to ``activations``."""
+        return self._run(activations, sides or {}, feeds or {}, of, True)
+
+    def _run(
+        self,
+        activations: NDArray[Any],
+        sides: Mapping[str, NDArray[Any]],
+        feeds: Mapping[str, NDArray[Any]],
+        of: Sequence[int] | NDArray[Any] | None,
+        with_gradients: bool,
+    ) -> dict[str, NDArray[Any]]:
+        session = self._session()
+        rows = self._tail.rows
+        count, rest = divmod(len(activations), rows)
+        if rest or not count:
+            raise TensorError(
+                f"The activations of {self.layer.name!r} have {len(activations)} entries along their first "
+                f"axis, and each image has {rows}: that is no whole number of copies."
+            )
+        index = self._images(sides, count, of)
+        for name, array in feeds.items():
+            self._check_feed(session, name, array, count)
+        fetch = [o.name for o in session.outputs if with_gradients or o.name != self.layer.gradients]
+        fixed = session.inputs[0].shape[0]
+        piece = fixed // rows if isinstance(fixed, int) else count
+        parts = []
+        for start in range(0, count, piece):
+            taken = np.minimum(np.arange(start, start + piece), count - 1)  # the last again where it is short
+            fed = {self.layer.activations: rows_of(activations, rows, taken)}
+            fed |= {s.name: rows_of(sides[s.name], s.rows, index[taken]) for s in self._tail.sides}
+            fed |= {n: a if len(a) == 1 else a[taken] for n, a in feeds.items()}
+            fed = {n: np.ascontiguousarray(a, _dtype(session, n)) for n, a in fed.items()}
+            fed[WITH_GRADIENTS] = np.asarray(with_gradients)
+            real = min(piece, count - start)
+            found = session.run(fed, fetch)
+            parts.append({n: a[: len(a) // piece * real] for n, a in found.items()})
+        return {n: np.concatenate([p[n] for p in parts]) if len(parts) > 1 else parts[0][n] for n in fetch}
+
+    def _images(
+        self, sides: Mapping[str, NDArray[Any]], count: int, of: Sequence[int] | NDArray[Any] | None
+    ) -> NDArray[np.int64]:
+        """(K,) the image of each copy."""
+        for name in self.sides:
+            if name not in sides:
+                raise TensorError(
+                    f"What follows {self.layer.name!r} reads the output {name!r} of the explainable file, "
+                    "too: fetch it with the activations, and give it in sides."
+                )
+        images = {len(sides[s.name]) // s.rows for s in self._tail.sides if s.rows}
+        known = max(images, default=count)
+        if of is None:
+            index = np.zeros(count, np.int64) if known == 1 else np.arange(count)
+        else:
+            index = np.asarray(of, np.int64)
+        if (
+            len(images) > 1
+            or len(index) != count
+            or (len(index) and not 0 <= index.min() <= index.max() < known)
+        ):
+            raise TensorError(
+                f"There are {count} copies of the activations of {self.layer.name!r}, and the sides are of "
+                f"{' or '.join(map(str, sorted(images)))} images: give those of one image, of one for each "
+                "copy, or say with `of` which image each copy is of."
+            )
+        return index
+
+    def _check_feed(self, session: Session, name: str, array: NDArray[Any], count: int) -> None:
+        if name not in session.choices or name == WITH_GRADIENTS:
+            known = [n for n in session.choices if n != WITH_GRADIENTS]
+            raise TensorError(
+                f"The tail of {self.layer.name!r} has no optional input {name!r}.{nearest(name, known)} "
+                f"It has {', '.join(map(repr, known))}."
+            )
+        if np.ndim(array) == 0 or len(array) not in (1, count):
+            raise TensorError(
+                f"'{name}' has the shape {np.shape(array)}: it takes one entry for all copies, or {count}, "
+                "one for each."
+            )
+
+    def _session(self) -> Session:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> Session:
+        what = f"What follows the layer {self.layer.name!r} lies in {str(self.path)!r}"
+        again = "Keep the files of one `onnxcam rewrite --tail` together, or run it again."
+        try:
+            with open(self.path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as e:
+            raise BadTail(f"{what}, which cannot be read: {e.strerror or e}. {again}") from e
+        if digest != self._tail.sha256:
+            raise BadTail(f"{what}, but that is another file than the one that was written with it. {again}")
+        return Session(self.path, tail=True, **self._how)
+
+
+def rows_of(array: NDArray[Any], rows: int, index: NDArray[Any]) -> NDArray[Any]:
+    """The entries of some images, in their order.
+
+    Args:
+        array: with ``rows`` entries of the first axis for each image, one image's after the other's; with 0
+            it is the same for all of them.
+        rows: see ``array``.
+        index: (K,) the images.
+    """
+    if rows == 0 or (len(array) == rows * len(index) and np.array_equal(index, np.arange(len(index)))):
+        return array
+    rest = array.shape[1:]
+    picked: NDArray[Any] = array.reshape(len(array) // rows, rows, *rest)[index]
+    return picked.reshape(len(index) * rows, *rest)
+
+
+def _dtype(session: Session, name: str) -> Any:
+    taken = {i.name: i.dtype for i in session.inputs}
+    return taken[name] if name in taken else session.choices[name].dtype
