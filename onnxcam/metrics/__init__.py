@@ -18,6 +18,7 @@ answered (a correlation with a constant map) is a MetricError, never a made-up n
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ __all__ = [
     "measure",
     "metric",
     "names",
+    "options",
     "truth_of_boxes",
     "truth_of_mask",
     "values",
@@ -136,7 +138,7 @@ def measure(name: str | Metric, case: Case, **options: Any) -> float | Curve:
         require(package, chosen.name)
     for need in chosen.needs:
         if need != "grid" and getattr(case, need) is None:
-            raise MetricError(f"The metric '{chosen.name}' needs {_NEEDED[need]}.")
+            raise MetricError(f"The metric '{chosen.name}' needs {NEEDED[need]}.")
     return chosen.function(case, **options)
 
 
@@ -160,6 +162,13 @@ def values(name: str | Metric, measured: Sequence[float | Curve]) -> NDArray[np.
     return np.asarray(table[:, table.mean(axis=0).argmax()], np.float64)
 
 
+def options(name: str | Metric) -> dict[str, Any]:
+    """The function's own arguments, {name: default}."""
+    chosen = name if isinstance(name, Metric) else get(name)
+    parameters = inspect.signature(chosen.function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
 def require(package: str, metric: str) -> Any:
     """A package of the extra ``[metrics]``, imported.
 
@@ -175,7 +184,8 @@ def require(package: str, metric: str) -> Any:
         ) from e
 
 
-_NEEDED: dict[str, str] = {
+#: What a metric asks for, in words.
+NEEDED: dict[str, str] = {
     "truth": "the truth, where the object is: a mask or boxes (`onnxcam evaluate --truth`)",
     "explain": "a way to explain other inputs: Case(explain=...)",
     "black": "to know what a black pixel is in the model's input: Case(black=...)",

@@ -65,6 +65,7 @@ class Case:
         randomised: (H, W) the heatmap of the same image from a model with random weights, or None.
         black: what a black pixel is in the model's input, in a shape that broadcasts to the image's; or None.
         channels_last: see ``image``.
+        known: scores and maps that metrics share, so that the model runs once for all of them.
 
     Raises:
         MetricError: sizes that do not fit, values that are not finite, or a heatmap outside [0, 1].
@@ -79,7 +80,7 @@ class Case:
     randomised: NDArray[np.float32] | None = None
     black: NDArray[np.float32] | None = None
     channels_last: bool = False
-    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3:
@@ -130,16 +131,16 @@ class Case:
 
     def shown_score(self, black: bool = False) -> float:
         """The score of :meth:`shown`; the model runs once however many metrics ask."""
-        if ("score", black) not in self._known:
-            self._known["score", black] = self.score_of(self.shown(black))
-        return float(self._known["score", black])
+        if ("score", black) not in self.known:
+            self.known["score", black] = self.score_of(self.shown(black))
+        return float(self.known["score", black])
 
     def shown_heatmap(self, black: bool = False) -> NDArray[np.float32]:
         """The heatmap (H, W) of :meth:`shown`, made once."""
-        if ("heatmap", black) not in self._known:
+        if ("heatmap", black) not in self.known:
             assert self.explain is not None
-            self._known["heatmap", black] = self.explain(self.shown(black))
-        return np.asarray(self._known["heatmap", black])
+            self.known["heatmap", black] = self.explain(self.shown(black))
+        return np.asarray(self.known["heatmap", black])
 
     def score_of(self, image: Image) -> float:
         """The score of one input."""

@@ -77,7 +77,7 @@ def gain(case: Case) -> float:
     return won / (1 - case.clean) if won else 0.0
 
 
-_ASK = "Measure probabilities instead (`evaluate(confidence='softmax')`, or 'sigmoid')."
+_ASK = "It is defined on probabilities: of a classifier, measure those (of='probability')."
 
 
 def _positive(case: Case, name: str) -> float:

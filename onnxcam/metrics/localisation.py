@@ -5,12 +5,16 @@ A map of zeros points nowhere: it misses, and none of its heat is inside.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import MetricError
 from . import metric
-from .case import Case, Curve, Truth
+from .case import Case, Curve, Image, Truth
 
 _WSOL = "Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020"
 THRESHOLDS = np.arange(100) / 100  #: of the heatmap, where a box is drawn
@@ -143,6 +147,38 @@ def box_iou(case: Case) -> Curve:
     made = [_box(case.heatmap >= threshold) if case.heatmap.any() else None for threshold in THRESHOLDS]
     y = [0.0 if box is None else float(_ious(box, boxes).max()) for box in made]
     return Curve(THRESHOLDS.astype(np.float64), np.array(y))
+
+
+def mosaic(images: Sequence[Image], channels_last: bool = False) -> tuple[Image, list[NDArray[np.bool_]]]:
+    """Images in a square grid, in reading order, in the size of one of them.
+
+    Args:
+        images: n² of one shape, ready for the model; each is shrunk to its cell by averaging.
+        channels_last: their layout.
+
+    Returns:
+        The mosaic in their shape, and per image the mask (H, W) of its cell.
+
+    Raises:
+        MetricError: their number is no square of at least 2, or they are smaller than the grid.
+    """
+    planes = [image if channels_last else image.transpose(1, 2, 0) for image in images]
+    side = math.isqrt(len(planes))
+    if side < 2 or side**2 != len(planes):
+        raise MetricError(f"A square mosaic has 4, 9, 16, ... images, not {len(planes)}.")
+    made = np.empty_like(planes[0])
+    if min(made.shape[:2]) < side:
+        raise MetricError(f"Images of {made.shape[1]}x{made.shape[0]} pixels make no grid of {side}x{side}.")
+    rows, columns = (np.linspace(0, n, side + 1).round().astype(int) for n in made.shape[:2])
+    masks = []
+    for i, plane in enumerate(planes):
+        (top, bottom), (left, right) = rows[i // side :][:2], columns[i % side :][:2]
+        cell = cv2.resize(plane, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+        made[top:bottom, left:right] = cell.reshape(bottom - top, right - left, -1)
+        mask = np.zeros(made.shape[:2], bool)
+        mask[top:bottom, left:right] = True
+        masks.append(mask)
+    return (made if channels_last else np.ascontiguousarray(made.transpose(2, 0, 1))), masks
 
 
 def _truth(case: Case) -> Truth:

@@ -7,7 +7,8 @@ removed too included (one linear system for all of them), and a little noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,38 +164,48 @@ def road_pgc(
         seed: of the noise, which is drawn from NumPy's generator, not torch's.
         noise: its standard deviation.
     """
-    most = [case.heatmap < np.percentile(case.heatmap, p) for p in percentiles]
     cold = 1 - case.heatmap
-    least = [cold < np.percentile(cold, p) for p in percentiles]
+    most = {("most", p): case.heatmap < np.percentile(case.heatmap, p) for p in percentiles}
+    least = {("least", p): cold < np.percentile(cold, p) for p in percentiles}
     return (_change(case, least, seed, noise) - _change(case, most, seed, noise)) / 2
 
 
-def _hottest(case: Case, percentiles: Sequence[float]) -> list[NDArray[np.bool_]]:
-    return _kept(ranks(case.heatmap), percentiles)
+def _hottest(case: Case, percentiles: Sequence[float]) -> dict[Any, NDArray[np.bool_]]:
+    return _kept(ranks(case.heatmap), percentiles, "hottest")
 
 
-def _coldest(case: Case, percentiles: Sequence[float]) -> list[NDArray[np.bool_]]:
-    return _kept(ranks(-case.heatmap), percentiles)
+def _coldest(case: Case, percentiles: Sequence[float]) -> dict[Any, NDArray[np.bool_]]:
+    return _kept(ranks(-case.heatmap), percentiles, "coldest")
 
 
-def _kept(rank: NDArray[np.int64], percentiles: Sequence[float]) -> list[NDArray[np.bool_]]:
+def _kept(rank: NDArray[np.int64], percentiles: Sequence[float], which: str) -> dict[Any, NDArray[np.bool_]]:
     if not len(percentiles) or not all(0 < p < 100 for p in percentiles):
         raise MetricError(f"percentiles are shares between 0 and 100 per cent, not {percentiles!r}.")
-    return [rank >= min(round(rank.size * p / 100), rank.size - 1) for p in percentiles]
+    return {(which, p): rank >= min(round(rank.size * p / 100), rank.size - 1) for p in percentiles}
 
 
-def _change(case: Case, keeps: Sequence[NDArray[np.bool_]], seed: int, noise: float = NOISE) -> float:
+def _change(case: Case, keeps: Mapping[Any, NDArray[np.bool_]], seed: int, noise: float = NOISE) -> float:
+    """The mean change of the score; what one metric has asked, the next need not ask again.
+
+    Args:
+        case: whose image is imputed.
+        keeps: {what it is: the pixels that stay}.
+        seed: of the noise.
+        noise: its standard deviation.
+    """
     planes = case.image.transpose(2, 0, 1) if case.channels_last else case.image
+    new = [key for key in keeps if (*key, seed, noise) not in case.known]
 
-    def fill(keep: NDArray[np.bool_], seed: int) -> Image:
-        if keep.any():
-            return impute(planes, keep, noise, seed)
-        drawn = np.random.default_rng(seed).standard_normal(planes.shape)
-        return (noise * drawn).astype(np.float32)
+    def fill(key: Any) -> Image:
+        if keeps[key].any():
+            return impute(planes, keeps[key], noise, seed)
+        return np.asarray(noise * np.random.default_rng(seed).standard_normal(planes.shape), np.float32)
 
     def make(part: slice) -> Image:
-        numbers = range(*part.indices(len(keeps)))
-        made = np.stack([fill(keeps[i], seed + i) for i in numbers])
+        made = np.stack([fill(key) for key in new[part]])
         return made.transpose(0, 2, 3, 1) if case.channels_last else made
 
-    return float(np.mean(case.score(make, len(keeps)), dtype=np.float64)) - case.clean
+    if new:
+        scores = case.score(make, len(new))
+        case.known.update({(*key, seed, noise): float(s) for key, s in zip(new, scores, strict=True)})
+    return float(np.mean([case.known[*key, seed, noise] for key in keeps])) - case.clean

@@ -127,7 +127,9 @@ def test_a_certain_score_has_nothing_to_gain():
 
 @pytest.mark.parametrize("name", ["drop", "drop:ovx"])
 def test_a_share_of_a_negative_logit_is_refused(name):
-    with pytest.raises(MetricError, match=rf"'{name}' divides by the score, which is -1\. Measure prob"):
+    with pytest.raises(
+        MetricError, match=rf"'{name}' divides by the score, which is -1\. It is defined on prob"
+    ):
         measure(name, case([[-1]], [[1]], black=np.float32(0)))
 
 

@@ -111,7 +111,7 @@ def test_the_morf_average_is_pytorch_grad_cams(pgc, model, given):
     from onnxcam.metrics.road import _change
 
     one = a_case(model, *given)
-    keeps = [one.heatmap < np.percentile(one.heatmap, p) for p in (20, 70)]
+    keeps = {("most", p): one.heatmap < np.percentile(one.heatmap, p) for p in (20, 70)}
     wanted = pgc(library.ROADMostRelevantFirstAverage(percentiles=[20, 70]))
     assert _change(one, keeps, 0, 0.0) == pytest.approx(wanted, abs=2e-6)
 
