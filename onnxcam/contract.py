@@ -370,7 +370,8 @@ def read_record(metadata: Mapping[str, str], what: str = "the file") -> Record:
     if KEY not in metadata:
         raise NotExplainable(
             f"{what} is an ONNX model but not an explainable one: it has no '{KEY}' record. "
-            "Make one with `onnxcam rewrite model.onnx -o model.cam.onnx`."
+            "Make one with `onnxcam rewrite model.onnx -o model.cam.onnx`, or open it with black_box=True "
+            "(`onnxcam explain --black-box`) for methods that need nothing but scores."
         )
     return Record.from_json(metadata[KEY])
 

@@ -12,31 +12,30 @@ from numpy.typing import NDArray
 
 from . import projection, rows, smoothing, targets
 from .contract import (
-    BOX,
     CHOSEN_BOX,
     CHOSEN_REGION,
     CLASS,
     EMBEDDING,
-    REGION,
     SCORE,
+    Fused,
     Layer,
     Record,
 )
 from .errors import MethodError, TensorError
+from .feeds import shape_of
+from .grids import channels_first
 from .methods import Method
-from .perturbation import Passes, Scorer, pinned
+from .perturbation import Copies, Passes, Scorer, TailScorer, on_host, pinned
 from .rows import Rows
 from .session import Session, TensorInfo
 from .smoothing import Change, Smoothing
+from .tail import Tail, rows_of
 from .targets import TOP_CLASS, Targets
 
 Maps: TypeAlias = NDArray[np.float32]
 NO_CLASS = -1  #: the class of a row that is of none
 INPUT = "input"  #: what the maps are called that methods without a layer give
 TOLD = (SCORE, CLASS, CHOSEN_BOX, CHOSEN_REGION, EMBEDDING)
-
-#: What the file chose, by the input that would have said it.
-_CHOSEN = {BOX: CHOSEN_BOX, REGION: CHOSEN_REGION}
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,14 @@ class File:
         image: the input that takes the image.
         channels: the axis of that input that counts channels.
         max_batch: rows in one run.
+        tail: opens what follows a layer.
     """
 
     session: Session
     image: TensorInfo
     channels: int
     max_batch: int
+    tail: Callable[[str], Tail]
 
     @property
     def record(self) -> Record:
@@ -79,11 +80,12 @@ class Request:
     Attributes:
         method: which.
         options: of the method, {name: value}.
-        layers: of the file; empty for a method that looks at none.
+        layers: of the file; empty for a method that looks at none, and for a map that the file makes.
         targets: the rows.
         smoothing: see :mod:`onnxcam.smoothing`.
         channels: of the layer, that alone take part; None: all.
         passes: counts the runs.
+        fused: the map that the file itself computes; None: it is made of the layers' tensors, or of runs.
     """
 
     method: Method
@@ -93,6 +95,7 @@ class Request:
     smoothing: Smoothing = field(default_factory=Smoothing)
     channels: tuple[int, ...] | None = None
     passes: Passes = field(default_factory=Passes)
+    fused: Fused | None = None
 
     def rows_of(self, part: slice) -> Targets:
         """The rows of the images in ``part``, counted from its start."""
@@ -154,6 +157,9 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
         MethodError: the method cannot carry these layers, or gives something else than maps.
         TargetError, TensorError: the rows, the inputs.
     """
+    count = shape_of(feeds[file.image.name])[0]
+    if request.method.runs and count > 1:  # image by image
+        return joined([find(file, *_alone(file, feeds, wanted, i), request) for i in range(count)])
     plain = request.smoothing.groups == ((Change(),),)
     run = _run(file, feeds, wanted, request, tensors=plain)
     class_ids, scores = _explained(file, run)
@@ -164,7 +170,8 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
             told = run
             run = _run(file, feeds, wanted, request)
             run = replace(run, arrays=run.arrays | {k: told.arrays[k] for k in file.told if k in (CLASS,)})
-    asked = wanted if plain and _is_plain(request.method) else pinned(run, class_ids, _CHOSEN)
+    alone = plain and _is_plain(request.method)
+    asked = wanted if alone else pinned(run, class_ids, own=request.method.runs)
     if plain:
         groups: tuple[dict[str, Maps], ...] = (_maps(file, feeds, asked, run, request),)
     else:
@@ -183,7 +190,7 @@ def _mean_of(
 ) -> dict[str, Maps]:
     """The mean of the raw maps of changed copies of the images."""
     image = file.image.name
-    x = _on_host(feeds[image])
+    x = on_host(feeds[image])
     total: dict[str, Maps] = {}
     for change in group:
         fed = {**feeds, image: smoothing.changed(x, change, file.channels)}
@@ -200,18 +207,18 @@ def _run(
     file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, tensors: bool = True
 ) -> Rows:
     """The file's outputs for the rows, and the layers' tensors that the method reads."""
-    names = (
-        [n for layer in request.layers for n in _tensors(layer, request.method).values()] if tensors else []
-    )
-    layouts = {
-        name: layer.layout
-        for layer in request.layers
-        for name in _tensors(layer, request.method).values()
-        if name in names
-    }
     request.passes.model += len(wanted.image_index)
-    fetch = list(dict.fromkeys([*file.own_outputs, *file.told, *layouts]))
-    return rows.run(file.session, feeds, wanted, fetch, layouts, file.image, file.max_batch)
+    layers = request.layers if tensors else ()
+    layouts = {name: layer.layout for layer in layers for name in _tensors(layer, request.method).values()}
+    fetch = [*file.own_outputs, *file.told, *layouts]
+    if request.fused is not None and tensors:
+        fetch.append(request.fused.output)
+    if "tail" in request.method.needs:  # which takes the tensors as the layers have them
+        layouts = {}
+        fetch += [side for layer in layers for side in file.tail(layer.name).sides]
+    return rows.run(
+        file.session, feeds, wanted, list(dict.fromkeys(fetch)), layouts, file.image, file.max_batch
+    )
 
 
 def _tensors(layer: Layer, method: Method) -> dict[str, str]:
@@ -275,24 +282,29 @@ def _maps(
     file: File, feeds: Mapping[str, Any], asked: Targets, run: Rows, request: Request
 ) -> dict[str, Maps]:
     """Per layer its raw maps (R, ...grid)."""
-    method = request.method
-    maps = {}
+    method, fused = request.method, request.fused
+    maps: dict[str, Maps] = {}
+    if fused is not None:
+        return {" + ".join(fused.layers) or INPUT: run.arrays[fused.output].astype(np.float32, copy=False)}
     for layer in request.layers or (None,):
-        given = {k: run.arrays[name] for k, name in (_tensors(layer, method) if layer else {}).items()}
+        if method.runs:
+            given = _runners(file, feeds, asked, run, layer, request)
+        else:
+            given = {k: run.arrays[name] for k, name in (_tensors(layer, method) if layer else {}).items()}
         if request.channels is not None:
-            given = {k: _chosen(t, request.channels, layer.name if layer else "") for k, t in given.items()}
+            given = {
+                k: _chosen(t, request.channels, layer.name if layer else "", axis=0 if method.runs else 1)
+                for k, t in given.items()
+            }
         if "noisy" in method.needs:
             given["noisy"] = _moments(file, feeds, asked, request, layer)
-        make = _of_images if method.runs else _of_arrays
-        made = make(file, feeds, asked, given, request)
+        made = _of_runs(given, request) if method.runs else _of_arrays(given, request)
         name = INPUT if layer is None else layer.name
         maps[name] = _checked(made, given, len(asked.image_index), name, request)
     return maps
 
 
-def _of_arrays(
-    file: File, feeds: Mapping[str, Any], asked: Targets, given: Mapping[str, Any], request: Request
-) -> NDArray[Any]:
+def _of_arrays(given: Mapping[str, Any], request: Request) -> NDArray[Any]:
     """The maps of a method of arrays, which knows images: signals are one row, slices below each other."""
     method = request.method
     grid = next(t.shape[2:] for t in given.values() if isinstance(t, np.ndarray))
@@ -322,38 +334,45 @@ def _of_arrays(
     return made.reshape(*made.shape[:1], *grid) if made.shape == whole else made
 
 
-def _of_images(
-    file: File, feeds: Mapping[str, Any], asked: Targets, given: Mapping[str, Any], request: Request
-) -> NDArray[Any]:
-    """The maps of a method that runs the model, image by image."""
+def _alone(file: File, feeds: Mapping[str, Any], wanted: Targets, i: int) -> tuple[dict[str, Any], Targets]:
+    """The inputs and the rows of one image of several."""
+    count = shape_of(feeds[file.image.name])[0]
+    arrays = {name: on_host(value) for name, value in feeds.items()}
+    one = {n: a[i : i + 1] if a.ndim and len(a) == count else a for n, a in arrays.items()}
+    return one, wanted.rows(wanted.image_index == i, i)
+
+
+def _of_runs(given: Mapping[str, Any], request: Request) -> NDArray[Any]:
+    """The maps of a method that runs the model, for the rows of one image."""
     if request.smoothing.eigen:
         raise MethodError(
             f"The maps of '{request.method.name}' come from runs of the model, so there is nothing for eigen "
             "smoothing to project. It is for gradcam, gradcam++, hirescam, layercam and their like."
         )
-    count = int(asked.image_index.max()) + 1
-    made: list[NDArray[Any]] = []
-    for i in range(count):
-        mine = np.flatnonzero(asked.image_index == i)
-        one = {
-            name: value[i : i + 1] if _per_image(value, count) else value
-            for name, value in ((n, _on_host(v)) for n, v in feeds.items())
-        }
-        scorer = Scorer(
-            file.session,
-            one,
-            file.image,
-            file.channels,
-            asked.rows(mine, i),
-            file.record.score,
-            file.max_batch,
-            request.passes,
-        )
-        tensors: dict[str, Any] = {k: t[mine[0]] for k, t in given.items()}
-        if "masked" in request.method.needs:
-            tensors["masked"] = scorer
-        made.append(np.asarray(request.method(**tensors, **request.options), np.float32))
-    return np.concatenate(made)
+    return np.asarray(request.method(**given, **request.options), np.float32)
+
+
+def _runners(
+    file: File, feeds: Mapping[str, Any], asked: Targets, run: Rows, layer: Layer | None, request: Request
+) -> dict[str, Any]:
+    """What a method that runs the model is given: its needs, of one image."""
+    needs = request.method.needs
+    copies = Copies(asked, file.record.score, SCORE not in file.told, file.max_batch, request.passes)
+    given: dict[str, Any] = {}
+    if "masked" in needs:
+        given["masked"] = Scorer(file.session, feeds, file.image, file.channels, copies)
+    if layer is None:
+        return given
+    tensor = run.arrays[layer.activations]
+    if "tail" in needs:
+        tail = file.tail(layer.name)
+        known = next(t for t in file.record.tails if t.layer == layer.name)
+        tensor = rows_of(tensor, known.rows, np.zeros(1, np.int64))
+        sides = {s.name: rows_of(run.arrays[s.name], s.rows, np.zeros(1, np.int64)) for s in known.sides}
+        given["tail"] = TailScorer(tail, tensor, sides, copies)
+        tensor = channels_first(tensor, layer.layout)
+    given["activations"] = tensor[0]
+    return given
 
 
 def _moments(
@@ -364,7 +383,7 @@ def _moments(
         raise MethodError(f"The method '{request.method.name}' needs a layer.")
 
     def noisy(samples: int, sigma: float, seed: int = 0) -> Maps:
-        x = _on_host(feeds[file.image.name])
+        x = on_host(feeds[file.image.name])
         total: Any = 0.0
         for k in range(samples):
             fed = {**feeds, file.image.name: x + smoothing.noise_like(x, sigma, seed + k)}
@@ -388,12 +407,14 @@ def _moments(
     return noisy
 
 
-def _chosen(tensor: NDArray[Any], channels: tuple[int, ...], layer: str) -> NDArray[Any]:
-    count = tensor.shape[1]
+def _chosen(tensor: Any, channels: tuple[int, ...], layer: str, axis: int) -> Any:
+    if not isinstance(tensor, np.ndarray):
+        return tensor
+    count = tensor.shape[axis]
     wrong = [c for c in channels if not -count <= c < count]
     if wrong:
         raise MethodError(f"The layer '{layer}' has no channel {wrong[0]}: it has {count}, 0 to {count - 1}.")
-    return tensor[:, list(channels)]
+    return np.take(tensor, channels, axis)
 
 
 def _checked(made: NDArray[Any], given: Mapping[str, Any], count: int, layer: str, request: Request) -> Maps:
@@ -407,12 +428,3 @@ def _checked(made: NDArray[Any], given: Mapping[str, Any], count: int, layer: st
             f"for the layer '{layer}', not {wanted}."
         )
     return made
-
-
-def _on_host(value: Any) -> NDArray[Any]:
-    array: NDArray[Any] = value if isinstance(value, np.ndarray) else value.numpy()
-    return array
-
-
-def _per_image(value: NDArray[Any], count: int) -> bool:
-    return value.ndim > 0 and len(value) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import os
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import evidence, methods, postprocess, preprocess, rows, smoothing, targets
+from . import blackbox, evidence, fused, methods, postprocess, preprocess, rows, smoothing, targets
 from . import feeds as inputs
 from . import images as photos
-from .contract import CHOSEN_BOX, EMBEDDING, SCORE, Layer, Preprocess, Record
+from .blackbox import Judge
+from .contract import CHOSEN_BOX, EMBEDDING, SCORE, Fused, Layer, Preprocess, Record
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
 from .evidence import NO_CLASS, Evidence, Request
 from .grids import channel_axis
@@ -22,8 +24,9 @@ from .methods import Method
 from .perturbation import Passes, Progress
 from .providers import Provider
 from .result import Explanation
-from .session import Node, Session
+from .session import Node
 from .smoothing import Smooth
+from .tail import Tail
 from .targets import Targets
 
 
@@ -52,6 +55,9 @@ class Explainer:
         max_batch: rows in one run; a larger call is split. A file with a fixed batch runs in pieces
             of that.
         record_placement: let :meth:`placement` know which provider runs which node.
+        black_box: open a file that was not rewritten, for the methods that need nothing but its scores:
+            True, the name of the output that is explained, or a function from {output: array} to one number
+            per image and class.
 
     Attributes:
         record: the file's record.
@@ -80,17 +86,17 @@ class Explainer:
         labels: Sequence[str] | None = None,
         max_batch: int = 32,
         record_placement: bool = False,
+        black_box: bool | str | Judge = False,
     ) -> None:
         if not isinstance(max_batch, int) or max_batch < 1:
             raise InputError(f"max_batch is {max_batch!r}; it is a whole number of at least 1.")
-        self._session = Session(
-            model,
-            providers,
-            provider_options=provider_options,
-            session_options=session_options,
-            allow_fallback=allow_fallback,
-            record_placement=record_placement,
-        )
+        how = {
+            "providers": providers,
+            "provider_options": provider_options,
+            "session_options": session_options,
+            "allow_fallback": allow_fallback,
+        }
+        self._session = blackbox.opened(model, black_box, record_placement=record_placement, **how)
         self.record: Record = self._session.record
         self.providers = self._session.providers
         self._count = self._count_classes()
@@ -98,7 +104,8 @@ class Explainer:
         self.layers = tuple(layer.name for layer in self.record.layers)
         self._image = inputs.image_input(self._session.inputs, self.record.preprocess)
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
-        self._file = evidence.File(self._session, self._image, self._channels(), max_batch)
+        tail = functools.cache(lambda layer: Tail(model, self.record, layer, **how))
+        self._file = evidence.File(self._session, self._image, self._channels(), max_batch, tail)
 
     def placement(self) -> dict[str, tuple[Node, ...]] | None:
         """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
@@ -299,18 +306,48 @@ class Explainer:
         wanted = targets.resolve(target, count, self._count, self.labels, self.record.score)
         if chosen.finer is not None:
             wanted = targets.refined(wanted, chosen.finer, self.record.score)
+        smoothed = smoothing.resolve(smooth)
+        held = self._held(chosen, layers, options or smoothed.eigen or channels is not None)
         return Request(
             chosen,
             options,
-            self._layers(chosen, layers),
+            () if held is not None else self._layers(chosen, layers),
             wanted,
-            smoothing.resolve(smooth),
+            smoothed,
             None if channels is None else tuple(map(operator.index, channels)),
             Passes(progress=progress),
+            held,
         )
+
+    def _held(self, method: Method, layers: str | Sequence[str] | None, changed: Any) -> Fused | None:
+        """The map that the file computes, where there is no other way to it."""
+        if not method.inside and not (self.record.maps_only and not method.runs):
+            return None
+        one = isinstance(layers, str)
+        wanted = [layers] if one else list(layers or ())  # type: ignore[list-item]
+        if layers is None:
+            mine = [f for f in self.record.fused if f.method == method.name]
+            found = mine[0] if mine else fused.require(self.record, method.name, ())
+        else:
+            found = fused.require(self.record, method.name, wanted)
+        if changed:
+            raise MethodError(
+                f"The map of '{method.name}' is computed inside the file, as it was rewritten: it takes no "
+                "options, channels or eigen smoothing."
+            )
+        return found
 
     def _layers(self, method: Method, layers: str | Sequence[str] | None) -> tuple[Layer, ...]:
         """Those that the method looks at."""
+        if method.layered and not self.layers:
+            known = map(methods.get, methods.names())
+            able = ", ".join(m.name for m in known if not m.layered and not m.inside)
+            raise MethodError(
+                f"The method '{method.name}' looks at a layer, and a file that was not rewritten shows none: "
+                f"take one of {able}, or make the file explainable (`onnxcam rewrite`)."
+            )
+        if not method.layered:
+            return ()
         one = isinstance(layers, str) or not isinstance(layers, Iterable)
         wanted: tuple[Any, ...] = self.layers if layers is None else (layers,) if one else tuple(layers)
         if not wanted:
@@ -329,7 +366,7 @@ class Explainer:
                     f"linear layer; after the layer '{name}' there is something else. Use 'gradcam', which "
                     "is its generalisation" + (f", or layers={fits!r}." if fits else ".")
                 )
-        return tuple(known[name] for name in wanted) if method.layered else ()
+        return tuple(known[name] for name in wanted)
 
     def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known = {info.name: info for info in self._session.inputs}

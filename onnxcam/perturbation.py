@@ -14,16 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import postprocess, rows
-from .contract import SCORE, Score
+from .contract import (
+    BOX,
+    CHOICES,
+    CHOSEN_BOX,
+    CHOSEN_REGION,
+    CLASS_INDEX,
+    EMBEDDING,
+    REFERENCE,
+    REGION,
+    SCORE,
+    Score,
+)
 from .errors import TensorError
+from .grids import put_back
 from .rows import Rows
 from .session import Session, TensorInfo
+from .tail import Tail
 from .targets import Targets
 
 Array: TypeAlias = NDArray[np.float32]
 Make: TypeAlias = Callable[[slice], Array]  #: the copies, or masks, of a part of them
 Progress: TypeAlias = Callable[[int, int], object]  #: told how many of how many runs are done
 Of: TypeAlias = Literal["output", "probability"]
+
+#: Makes the copies of a part, and gives what runs them for a row and fetches an output.
+Run: TypeAlias = "Callable[[slice], Callable[[Targets, str], NDArray[Any]]]"
 
 
 @dataclass
@@ -54,6 +70,49 @@ class Passes:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """How changed copies of one image are scored for its T targets.
+
+    Attributes:
+        targets: the T rows, of image 0 and with nothing left to the file's choice.
+        score: the file's.
+        one_table: whether one run tells every target's score.
+        batch: copies in one run.
+        passes: where the runs are counted.
+    """
+
+    targets: Targets
+    score: Score
+    one_table: bool
+    batch: int
+    passes: Passes
+
+    def scored(self, run: Run, count: int, of: Of) -> Array:
+        """(count, T)."""
+        rows_ = len(self.targets.class_index)
+        runs = 1 if self.one_table else rows_
+        self.passes.expect(count * runs)
+        found = np.empty((count, rows_), np.float32)
+        for part in rows.batches(count, self.batch):
+            fetch = run(part)
+            if self.one_table:
+                table = fetch(self.targets.rows(slice(0, 1)), self.score.output)
+                table = table.reshape(len(table), -1).astype(np.float32, copy=False)
+                if of == "probability" and gives_logits(self.score):
+                    table = _probabilities(table)
+                found[part] = table[:, self.targets.class_index]
+            else:
+                for t in range(rows_):
+                    found[part, t] = fetch(self.targets.rows(slice(t, t + 1)), SCORE)
+            self.passes.did((part.stop - part.start) * runs)
+        if not np.isfinite(found).all():
+            raise TensorError(
+                "The score of a changed copy of the image is not finite: the model overflows there."
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Scorer:
     """What the model gives to changed copies of one image, for each of its T targets.
 
@@ -62,27 +121,30 @@ class Scorer:
         feeds: its inputs for the image, a batch of one each.
         image: the input that is changed.
         channels: which axis of it counts channels.
-        targets: the T rows, of image 0 and with nothing left to the file's choice.
-        score: the file's.
-        batch: copies in one run.
-        passes: where the runs are counted.
+        copies: how they are scored.
     """
 
     session: Session
     feeds: Mapping[str, Any]
     image: TensorInfo
     channels: int
-    targets: Targets
-    score: Score
-    batch: int
-    passes: Passes
+    copies: Copies
+
+    @property
+    def targets(self) -> Targets:
+        """The T rows."""
+        return self.copies.targets
+
+    @property
+    def batch(self) -> int:
+        """Copies in one run."""
+        return self.copies.batch
 
     @property
     def tensor(self) -> NDArray[Any]:
         """The image as the model takes it, without its batch axis."""
-        value = self.feeds[self.image.name]
-        array: NDArray[Any] = value if isinstance(value, np.ndarray) else value.numpy()
-        return array[0]
+        array: NDArray[Any] = on_host(self.feeds[self.image.name])[0]
+        return array
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -137,41 +199,66 @@ class Scorer:
         Returns:
             (count, T) float32.
         """
-        runs = 1 if self._one_table else len(self.targets.class_index)
-        self.passes.expect(count * runs)
-        found = np.empty((count, len(self.targets.class_index)), np.float32)
-        for part in rows.batches(count, self.batch):
+
+        def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
             copies = make(part)
             k = len(copies)
-            feeds = {name: _repeated(value, k, name) for name, value in self.feeds.items()}
+            feeds = {name: _repeated(value, k) for name, value in self.feeds.items()}
             feeds[self.image.name] = copies
-            if self._one_table:
-                table = self._run(feeds, k, self.targets.rows(slice(0, 1)), self.score.output)
-                found[part] = _picked(table, self.targets.class_index, self._as(of))
-            else:
-                for t in range(len(self.targets.class_index)):
-                    found[part, t] = self._run(feeds, k, self.targets.rows(slice(t, t + 1)), SCORE)
-            self.passes.model += k * runs
-            self.passes.did(k * runs)
-        if not np.isfinite(found).all():
-            raise TensorError(
-                "The score of a changed copy of the image is not finite: the model overflows there."
-            )
-        return found
 
-    @property
-    def _one_table(self) -> bool:
-        """Whether one run tells every target's score."""
-        return SCORE not in {o.name for o in self.session.outputs}
+            def fetch(target: Targets, name: str) -> NDArray[Any]:
+                every = replace(target.rows(np.zeros(k, int)), image_index=np.arange(k))
+                self.copies.passes.model += k
+                found = rows.run(self.session, feeds, every, [name], {}, self.image, self.copies.batch)
+                return found.arrays[name]
 
-    def _as(self, of: Of) -> Callable[[Array], Array] | None:
-        return _softmax if of == "probability" and gives_logits(self.score) else None
+            return fetch
 
-    def _run(self, feeds: Mapping[str, Any], count: int, target: Targets, fetch: str) -> NDArray[Any]:
-        """An output for copies, all with the same target."""
-        every = replace(target.rows(np.zeros(count, int)), image_index=np.arange(count))
-        run = rows.run(self.session, feeds, every, [fetch], {}, self.image, self.batch)
-        return run.arrays[fetch]
+        return self.copies.scored(run, count, of)
+
+
+@dataclass(frozen=True)
+class TailScorer:
+    """What the score becomes where one image's activations of a layer are changed; nothing before it is run.
+
+    Attributes:
+        tail: what follows the layer.
+        activations: of the image, in the layer's own layout.
+        sides: what the tail takes besides, of the image.
+        copies: how they are scored.
+    """
+
+    tail: Tail
+    activations: NDArray[Any]
+    sides: Mapping[str, NDArray[Any]]
+    copies: Copies
+
+    def __call__(self, make: Make, count: int, *, of: Of = "output") -> Array:
+        """Scores of changed activations.
+
+        Args:
+            make: those of a part, (K, C, ...grid); what is no grid's (a class token) stays as it is.
+            count: how many there are.
+            of: see :meth:`Scorer.inputs`.
+
+        Returns:
+            (count, T) float32.
+        """
+
+        def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
+            changed = put_back(make(part), self.tail.layer.layout, self.activations)
+            k = part.stop - part.start
+
+            def fetch(target: Targets, name: str) -> NDArray[Any]:
+                self.copies.passes.tail += k
+                feeds = {n: value[None] for n, value in (target.feeds[0] if target.feeds else {}).items()}
+                if CLASS_INDEX in CHOICES[self.copies.score.task]:
+                    feeds[CLASS_INDEX] = target.class_index
+                return self.tail.scores(changed, self.sides, feeds)[name]
+
+            return fetch
+
+        return self.copies.scored(run, count, of)
 
 
 def min_max(masks: Array, epsilon: float) -> Array:
@@ -185,40 +272,38 @@ def min_max(masks: Array, epsilon: float) -> Array:
 
 def gives_logits(score: Score) -> bool:
     """Whether a classifier's own output is what a softmax would make probabilities of."""
-    return score.task == "classification" and score.activation is None and (score.classes or 2) > 1
+    raw = score.activation is None and not score.probability
+    return score.task == "classification" and raw and score.classes != 1
 
 
-def pinned(run: Rows, classes: NDArray[np.int64], fixed: Mapping[str, str]) -> Targets:
+#: What the file chose, by the input that would have said it.
+_CHOSEN = {BOX: CHOSEN_BOX, REGION: CHOSEN_REGION}
+
+
+def pinned(run: Rows, classes: NDArray[np.int64], own: bool = False) -> Targets:
     """The rows of a run with what the file chose for them, so that a changed image is asked the same.
 
     Args:
         run: of the unchanged images.
         classes: per row the class that was explained, or -1.
-        fixed: {input: the output that tells what was chosen in its place}.
+        own: an embedding without a reference is compared with that of the unchanged image.
     """
     wanted = run.targets
-    given = wanted.feeds or tuple({} for _ in classes)
-    feeds = tuple(
-        {
-            **{
-                name: run.arrays[told][row].astype(np.float32)
-                for name, told in fixed.items()
-                if told in run.arrays
-            },
-            **given[row],
-        }
-        for row in range(len(classes))
-    )
+    feeds = []
+    for row, given in enumerate(wanted.feeds or ({},) * len(classes)):
+        chosen = {name: run.arrays[told][row] for name, told in _CHOSEN.items() if told in run.arrays}
+        if own and EMBEDDING in run.arrays:
+            given = {REFERENCE: run.arrays[EMBEDDING][row], **given}
+        feeds.append({**given, **chosen})
     class_index = np.where(classes < 0, wanted.class_index, classes)
-    return replace(wanted, class_index=class_index, feeds=feeds if any(feeds) else ())
+    return replace(wanted, class_index=class_index, feeds=tuple(feeds) if any(feeds) else ())
 
 
-def _picked(
-    table: NDArray[Any], classes: NDArray[np.int64], change: Callable[[Array], Array] | None
-) -> Array:
-    """(K, T) of one run's scores (K, classes)."""
-    scores = table.reshape(len(table), -1).astype(np.float32, copy=False)
-    return (scores if change is None else change(scores))[:, classes]
+def _probabilities(table: Array) -> Array:
+    """A softmax of logits; of a file that was not rewritten nobody knows whether it has taken one itself."""
+    if (table >= 0).all() and np.allclose(table.sum(axis=1), 1, atol=1e-3):
+        return table
+    return _softmax(table)
 
 
 def _softmax(logits: Array) -> Array:
@@ -227,6 +312,12 @@ def _softmax(logits: Array) -> Array:
     return result
 
 
-def _repeated(value: Any, count: int, name: str) -> NDArray[Any]:
-    array = value if isinstance(value, np.ndarray) else value.numpy()
+def on_host(value: Any) -> NDArray[Any]:
+    """An array, or that of a device tensor."""
+    array: NDArray[Any] = value if isinstance(value, np.ndarray) else value.numpy()
+    return array
+
+
+def _repeated(value: Any, count: int) -> NDArray[Any]:
+    array = on_host(value)
     return np.repeat(array, count, axis=0) if array.ndim and len(array) == 1 else array

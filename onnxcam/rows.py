@@ -95,7 +95,7 @@ def run(
         fed = dict(feeds)
         if not one_each or len(index) != count:
             fed.update({name: feeds[name][index] for name in batched})
-        if (classes != TOP_CLASS).any():
+        if (classes != TOP_CLASS).any() and CLASS_INDEX in session.choices:  # a black box takes none
             fed[CLASS_INDEX] = np.ascontiguousarray(classes)
         fed |= {name: array.astype(session.choices[name].dtype, copy=False) for name, array in extra.items()}
         found = session.run(fed, fetch)

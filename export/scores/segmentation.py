@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ...contract import CLASS_INDEX, REGION, TOP_CLASS, Score
+from ...contract import CHOSEN_REGION, CLASS_INDEX, REGION, TOP_CLASS, Score
 from ...errors import ScoreError
 from ...grids import channel_axis, sides
 from ..gradients.builder import Builder, Dims, Var, dims_of, is_static
@@ -69,7 +69,8 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
         mine = op.mask(op.Equal(labels, everywhere), wished)
         mine = Var(mine.value, op, labels.dims)
         fed = _at_size(op, wished, labels)
-        region = op.Unsqueeze(op.where(op.IsNaN(fed), mine, fed), [axis])
+        taken = Var(op.where(op.IsNaN(fed), mine, fed).value, op, labels.dims)
+        region = op.Unsqueeze(taken, [axis])
         one = tuple(1 if k == axis else d for k, d in enumerate(y.shape))
         region = Var(op.cast(region, y.dtype).value, op, one)
         seed = hot(op, wanted, y, axis) * region
@@ -78,6 +79,7 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
             {value: cotangent},
             lambda: op.cast(op.sum(y * seed, [*range(1, rank)], keepdims=False), ir.DataType.FLOAT),
             lambda: wanted,
+            {CHOSEN_REGION: op.cast(taken, ir.DataType.FLOAT)},
         )
 
     record = Score(

@@ -16,7 +16,7 @@ _SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="an explainable file (model.cam.onnx)")
+    parser.add_argument("model", help="an explainable file (model.cam.onnx); with --black-box, any ONNX file")
     parser.add_argument("images", nargs="+", help="photos, and folders of them")
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", default="out", help="where to write (default: out)"
@@ -24,6 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_method(parser)
     options.add_targets(parser)
     options.add_layers(parser, "which of the file's layers; may be repeated (default: all, fused)")
+    parser.add_argument(
+        "--black-box",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="OUTPUT",
+        help="explain a file that was not rewritten by its scores alone, with rise (the default then) or "
+        "occlusion; OUTPUT: where they are, if there are several outputs",
+    )
     options.add_providers(parser)
     parser.add_argument(
         "--allow-fallback", action="store_true", help="go on without a provider that does not work"
@@ -63,7 +72,10 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         preprocess=options.preprocess(args.preprocess),
         labels=options.labels(args.labels),
         max_batch=args.batch,
+        black_box=args.black_box,
     )
+    if args.method is None:
+        args.method = "gradcam" if explainer.layers else "rise"
     if explainer.preprocess is None:
         raise InputError(
             f"'{args.model}' records no preprocessing for photos. Say with --preprocess how its input is "

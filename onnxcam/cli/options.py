@@ -189,9 +189,7 @@ def labels(path: str | None) -> list[str] | None:
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m", "--method", default="gradcam", metavar="NAME", help="see `onnxcam methods` (default: gradcam)"
-    )
+    parser.add_argument("-m", "--method", metavar="NAME", help="see `onnxcam methods` (default: gradcam)")
     parser.add_argument(
         "--option",
         action="append",

@@ -11,6 +11,7 @@ import pytest
 from onnxcam import Explainer
 from onnxcam.contract import BOX, REGION, Score, Seed
 from onnxcam.errors import TargetError
+from onnxcam.methods import Method
 from onnxcam.preprocess import Geometry, box_to_input, box_to_photo, mask_to_input, resize_mask
 from onnxcam.targets import Box, Contrast, Region, Similar, Weights, resolve, stacked
 
@@ -199,6 +200,102 @@ def test_weights_for_outputs_of_one_number():
 
 
 # -- places ------------------------------------------------------------------------------------------
+
+
+def proper(explainer: Explainer, count: int) -> np.ndarray[Any, Any]:
+    """Images whose best detection has a width and a height, which this detector does not promise."""
+    x = np.random.default_rng(1).standard_normal((60, 3, 8, 8)).astype(np.float32)
+    boxes = explainer.explain_tensor(x).boxes
+    assert boxes is not None
+    found = x[(boxes[:, 2:] - boxes[:, :2] > 0.2).all(axis=1)]
+    assert len(found) >= count
+    return found[:count]
+
+
+def spy(seen):
+    """A method that scores three changed copies of each image."""
+
+    def scores(masked):
+        copies = np.random.default_rng(8).standard_normal((3, 3, 8, 8)).astype(np.float32)
+        seen.append((copies, masked.inputs(lambda part: copies[part], 3)))
+        return np.zeros((len(masked.targets.class_index), 2, 2), np.float32)
+
+    return Method("spy", scores, ("masked",), "s", "M = 0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "explicit"),
+    [
+        ("classification", [None, "b"], lambda clean: [int(clean.class_ids[0]), 1]),
+        ("classification", [Contrast("a", "c")], lambda clean: [Contrast("a", "c")]),
+        (
+            "classification",
+            [None, Weights({"b": 2.0})],
+            lambda clean: [int(clean.class_ids[0]), Weights({1: 2.0})],
+        ),
+        ("regression", [4, 2], lambda clean: [4, 2]),
+        (
+            "segmentation",
+            [None, 1],
+            lambda clean: [
+                Region(c, clean.outputs["y"][0].argmax(0) == c) for c in (int(clean.class_ids[0]), 1)
+            ],
+        ),
+        ("segmentation", [Region(2, np.eye(8))], lambda clean: [Region(2, np.eye(8))]),
+        (
+            "detection",
+            [None, Box((1, 1, 5, 4), 0)],
+            lambda clean: [Box(tuple(b), int(c)) for b, c in zip(clean.boxes, clean.class_ids, strict=True)],
+        ),
+        (
+            "embedding",
+            [None, Similar([1, 0, 2, 0])],
+            lambda clean: [Similar(clean.embeddings[0]), Similar([1, 0, 2, 0])],
+        ),
+    ],
+    ids=str,
+)
+def test_changed_copies_are_asked_what_the_image_was(files, kind, targets, explicit):
+    seen = []
+    x = proper(files[kind], 2) if kind == "detection" else tensors(2)
+    clean = files[kind].explain_tensor(x, spy(seen), [targets, targets[:1]])
+    assert [scores.shape for _, scores in seen] == [(3, len(targets)), (3, 1)]
+    for i, (copies, scores) in enumerate(seen):
+        alone = files[kind].explain_tensor(x[i : i + 1], "hirescam", [targets[: scores.shape[1]]])
+        np.testing.assert_allclose(clean.scores[clean.image_index == i], alone.scores, rtol=1e-5)
+        for t, target in enumerate(explicit(alone)):
+            if t < scores.shape[1]:
+                expected = files[kind].explain_tensor(copies, "hirescam", target).scores
+                np.testing.assert_allclose(scores[:, t], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "detection", "classification"])
+def test_augmented_copies_are_asked_what_the_image_was(files, kind):
+    """The mirrored image's map, mirrored back: of the same class, over the mirrored region and box."""
+    x = proper(files[kind], 1) if kind == "detection" else tensors(1)
+    plain = files[kind].explain_tensor(x, "hirescam")
+    c = int(plain.class_ids[0])
+    target = {
+        "segmentation": lambda: Region(c, (plain.outputs["y"][0].argmax(0) == c)[:, ::-1]),
+        "detection": lambda: Box(
+            (8 - plain.boxes[0, 2], plain.boxes[0, 1], 8 - plain.boxes[0, 0], plain.boxes[0, 3]), c
+        ),
+        "classification": lambda: c,
+    }[kind]()
+    copies = [
+        files[kind].explain_tensor(np.float32(x[..., ::-1] * f), "hirescam", target) for f in (0.9, 1, 1.1)
+    ]
+    if kind == "classification":
+        target = c
+    elif kind == "segmentation":
+        target = Region(c, plain.outputs["y"][0].argmax(0) == c)
+    else:
+        target = Box(tuple(plain.boxes[0]), c)
+    copies += [files[kind].explain_tensor(np.float32(x * f), "hirescam", target) for f in (0.9, 1, 1.1)]
+    maps = [m.maps[..., ::-1] if k < 3 else m.maps for k, m in enumerate(copies)]
+    smooth = files[kind].explain_tensor(x, "hirescam", smooth="tta")
+    np.testing.assert_allclose(smooth.maps, np.mean(maps, axis=0), rtol=1e-3, atol=1e-6)
+    assert smooth.passes == 7
 
 
 def test_boxes_and_masks_go_through_a_letterbox():
