@@ -17,6 +17,7 @@ from .from_onnx import load, normalize
 from .fuse import FuseSpec
 from .gradients import add_gradients
 from .layers import Candidate, list_layers
+from .randomise import randomised
 from .report import ExportReport
 from .rewrite import rewrite_onnx
 from .scores import ScoreSpec
@@ -31,6 +32,7 @@ __all__ = [
     "list_layers",
     "load",
     "normalize",
+    "randomised",
     "rewrite_onnx",
     "strip",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ HELP = "measure methods on photos: faithfulness, localisation, cost"
 EPILOG = """metrics, by what they need beside the photos:
   nothing         deletion insertion drop increase gain road complexity infidelity ...
   --truth         pointing energy box_iou maxboxacc
-  --randomised    randomised_ssim randomised_rank (see onnxcam.export.randomised)
+  --randomised    randomised_ssim randomised_rank: the sanity check of Adebayo et al.
   four classes    grid_pointing
 `onnxcam evaluate --list` prints all with their formulas and sources. road, arcc, randomised_rank and the plot
 need `pip install "onnxcam[metrics]"`.
@@ -60,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "{photo: [[x1, y1, x2, y2], ...]} in pixels",
     )
     parser.add_argument(
-        "--randomised", metavar="FILE", help="the same model with random weights, explainable likewise"
+        "--randomised",
+        metavar="FILE|auto",
+        help="the same model with random weights, explainable likewise; auto: made from the model (needs "
+        '`pip install "onnxcam[export]"`)',
     )
     parser.add_argument(
         "--score",
@@ -111,8 +116,9 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     if truths is not None and None in [None if t is None else 0 for t in truths]:
         terminal.say(f"{sum(t is None for t in truths)} of the photos have no truth.")
     explainer = _open(args.model, args)
-    other = None if args.randomised is None else _open(args.randomised, args)
-    with terminal.progress("evaluating") as update:
+    with contextlib.ExitStack() as stack:
+        other = _randomised(args, stack)
+        update = stack.enter_context(terminal.progress("evaluating"))
         found = evaluate(
             explainer,
             paths,
@@ -138,6 +144,17 @@ def _open(model: str, args: argparse.Namespace) -> Explainer:
 
     how, labels = options.preprocess(args.preprocess), options.labels(args.labels)
     return Explainer(model, args.providers, preprocess=how, labels=labels)
+
+
+def _randomised(args: argparse.Namespace, stack: contextlib.ExitStack) -> Explainer | None:
+    """The model with random weights; one that is made here goes when ``stack`` closes."""
+    if args.randomised != "auto":
+        return None if args.randomised is None else _open(args.randomised, args)
+    from ..export import randomised
+
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / Path(args.model).name
+    randomised(args.model, path, args.seed)
+    return _open(str(path), args)
 
 
 def _list(terminal: Terminal) -> int:

@@ -122,6 +122,16 @@ def test_the_sanity_check_takes_a_second_file(evaluate, photos):
     assert ran.data["methods"][0]["metrics"][metric]["mean"] == pytest.approx(1)
 
 
+def test_the_file_with_random_weights_can_be_made_on_the_way(evaluate, photos):
+    pytest.importorskip("onnx_ir")
+    names = ("randomised_ssim", "randomised_rank")
+    classes = photos / "classes.json"
+    ran = evaluate("--metrics", ",".join(names), "--randomised", "auto", "-t", classes, "--json")
+    assert ran.status == 0, ran.err
+    found = ran.data["methods"][0]["metrics"]
+    assert all(abs(found[name]["mean"]) < 0.8 for name in names)
+
+
 def test_photos_that_cannot_be_read_are_skipped(cli, photos, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff cut short")
     good = next((photos / "photos").iterdir())
