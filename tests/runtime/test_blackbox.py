@@ -120,8 +120,8 @@ def test_a_function_that_gives_something_else(judge, x):
 @pytest.mark.parametrize("method", ["gradcam", "scorecam", "ablationcam", "eigencam"])
 def test_methods_that_look_at_a_layer(method, x):
     message = (
-        rf"^The method '{method}' looks at a layer, and a file that was not rewritten shows none: take one of "
-        r"occlusion, rise, or make the file explainable \(`onnxcam rewrite`\)\.$"
+        rf"^The method '{method}' looks at a layer, and a file that was not rewritten shows none: take one "
+        r"of occlusion, rise, or make the file explainable \(`onnxcam rewrite`\)\.$"
     )
     with pytest.raises(errors.MethodError, match=message):
         Explainer(plain(), "cpu", black_box=True).explain_tensor(x, method)
