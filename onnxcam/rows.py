@@ -76,18 +76,11 @@ def run(
             f"exactly that many images (here {fixed or count}). Give a host array."
         )
     batched = [i.name for i in session.inputs if i.name in feeds and _follows(i, image, feeds, count)]
-    chosen = list(dict.fromkeys(name for feed in targets.feeds for name in feed))
-    asked = stacked(targets, chosen)
-    for name, array in asked.items():
-        if len(session.choices[name].shape) != array.ndim:
-            raise TargetError(
-                f"The model takes '{name}' as {session.choices[name]}, but the targets give "
-                f"{array.shape[1:]} for each image."
-            )
+    wanted = asked(session, targets)
     parts = []
     for part in pieces:
         index, classes = targets.image_index[part], targets.class_index[part]
-        extra = {name: array[part] for name, array in asked.items()}
+        extra = {name: array[part] for name, array in wanted.items()}
         real = len(index)
         if fixed is not None and real < fixed:
             index, classes, *filled = (_filled(a, fixed) for a in (index, classes, *extra.values()))
@@ -97,12 +90,29 @@ def run(
             fed.update({name: feeds[name][index] for name in batched})
         if (classes != TOP_CLASS).any() and CLASS_INDEX in session.choices:  # a black box takes none
             fed[CLASS_INDEX] = np.ascontiguousarray(classes)
-        fed |= {name: array.astype(session.choices[name].dtype, copy=False) for name, array in extra.items()}
+        fed |= extra
         found = session.run(fed, fetch)
         found |= {name: channels_first(found[name], layout) for name, layout in layouts.items()}
         arrays = {k: v[:real] if _is_batched(v, len(index)) else v for k, v in found.items()}
         parts.append(Rows(arrays, targets.rows(part), count))
     return Rows(_concatenated(parts), targets, count)
+
+
+def asked(session: Session, targets: Targets) -> dict[str, NDArray[Any]]:
+    """What is fed for the rows besides their images and classes: {input: one entry per row}.
+
+    Raises:
+        TargetError: an entry of another shape than the input's.
+    """
+    chosen = list(dict.fromkeys(name for feed in targets.feeds for name in feed))
+    fed = stacked(targets, chosen)
+    for name, array in fed.items():
+        if len(session.choices[name].shape) != array.ndim:
+            raise TargetError(
+                f"The model takes '{name}' as {session.choices[name]}, but the targets give "
+                f"{array.shape[1:]} for each image."
+            )
+    return {name: array.astype(session.choices[name].dtype, copy=False) for name, array in fed.items()}
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -30,8 +30,10 @@ class Tail:
 
     Attributes:
         layer: of the record.
+        record: what the file says of its tail.
         path: of the tail.
         sides: the names of what it takes besides activations: outputs of the explainable file.
+        rows: how many entries of the first axis of the layer's tensor each image has.
 
     Raises:
         BadTail: the file has no tail for that layer, or was opened from bytes.
@@ -45,15 +47,16 @@ class Tail:
                 "run alone. Write one beside it: `onnxcam rewrite model.onnx --tail`, or "
                 "`rewrite_onnx(..., tail=True)`."
             )
-        self._tail = found[layer]
+        self.record = found[layer]
         if not isinstance(model, (str, os.PathLike)):
             raise BadTail(
                 f"The file was opened from bytes, but what follows the layer {layer!r} lies beside a file, "
-                f"as {self._tail.file!r}: open the file by its path."
+                f"as {self.record.file!r}: open the file by its path."
             )
         self.layer: Layer = next(x for x in record.layers if x.name == layer)
-        self.path = Path(model).with_name(self._tail.file)
-        self.sides = tuple(side.name for side in self._tail.sides)
+        self.path = Path(model).with_name(self.record.file)
+        self.sides = tuple(side.name for side in self.record.sides)
+        self.rows = self.record.rows
         self._how = how
         self._opened: Session | None = None
         self._opening = threading.Lock()
@@ -109,7 +112,7 @@ class Tail:
         with_gradients: bool,
     ) -> dict[str, NDArray[Any]]:
         session = self._session()
-        rows = self._tail.rows
+        rows = self.rows
         count, rest = divmod(len(activations), rows)
         if rest or not count:
             raise TensorError(
@@ -126,7 +129,7 @@ class Tail:
         for start in range(0, count, piece):
             taken = np.minimum(np.arange(start, start + piece), count - 1)  # the last again where it is short
             fed = {self.layer.activations: rows_of(activations, rows, taken)}
-            fed |= {s.name: rows_of(sides[s.name], s.rows, index[taken]) for s in self._tail.sides}
+            fed |= {s.name: rows_of(sides[s.name], s.rows, index[taken]) for s in self.record.sides}
             fed |= {n: a if len(a) == 1 else a[taken] for n, a in feeds.items()}
             fed = {n: np.ascontiguousarray(a, _dtype(session, n)) for n, a in fed.items()}
             fed[WITH_GRADIENTS] = np.asarray(with_gradients)
@@ -145,17 +148,11 @@ class Tail:
                     f"What follows {self.layer.name!r} reads the output {name!r} of the explainable file, "
                     "too: fetch it with the activations, and give it in sides."
                 )
-        images = {len(sides[s.name]) // s.rows for s in self._tail.sides if s.rows}
+        images = {len(sides[s.name]) // s.rows for s in self.record.sides if s.rows}
         known = max(images, default=count)
-        if of is None:
-            index = np.zeros(count, np.int64) if known == 1 else np.arange(count)
-        else:
-            index = np.asarray(of, np.int64)
-        if (
-            len(images) > 1
-            or len(index) != count
-            or (len(index) and not 0 <= index.min() <= index.max() < known)
-        ):
+        each = np.zeros(count, np.int64) if known == 1 else np.arange(known)
+        index = each if of is None else np.asarray(of, np.int64)
+        if len(images) > 1 or len(index) != count or not 0 <= index.min() <= index.max() < known:
             raise TensorError(
                 f"There are {count} copies of the activations of {self.layer.name!r}, and the sides are of "
                 f"{' or '.join(map(str, sorted(images)))} images: give those of one image, of one for each "
@@ -190,7 +187,7 @@ class Tail:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as e:
             raise BadTail(f"{what}, which cannot be read: {e.strerror or e}. {again}") from e
-        if digest != self._tail.sha256:
+        if digest != self.record.sha256:
             raise BadTail(f"{what}, but that is another file than the one that was written with it. {again}")
         return Session(self.path, tail=True, **self._how)
 
