@@ -28,6 +28,7 @@ EPILOG = """metrics, by what they need beside the photos:
 need `pip install "onnxcam[metrics]"`.
 
 """
+_REASONS = 10  #: that are printed
 _ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
@@ -255,10 +256,15 @@ def _print(found: Evaluation, args: argparse.Namespace, terminal: Terminal) -> N
     )
     for name, reason in found.refused.items():
         terminal.print(f"not measured: {name}: {reason}")
+    reasons: dict[tuple[str, str], list[str]] = {}
     for row in found.rows:
         for name, one in row.measured.items():
-            for reason in one.undefined[:3]:
-                terminal.print(f"left out: {row.name}, {name}: {reason}")
+            for reason in one.undefined:
+                reasons.setdefault((name, reason), []).append(row.name)
+    for (name, reason), rows_of in list(reasons.items())[:_REASONS]:
+        terminal.print(f"left out: {name} of {', '.join(rows_of)}: {reason}")
+    if len(reasons) > _REASONS:
+        terminal.print(f"... and for {len(reasons) - _REASONS} more reasons, in --json.")
 
 
 def _cell(one: Measured, best: bool, images: int) -> str:

@@ -112,8 +112,20 @@ def test_what_is_left_out_and_what_is_refused_is_said(evaluate, photos, tmp_path
     assert ran.status == 0
     assert "1 of the photos have no truth." in ran.err
     assert "(of 3)" in ran.out
-    assert "left out: gradcam, energy: There is no truth for '" in ran.out
+    assert "left out: energy of gradcam, random: There is no truth for '" in ran.out
     assert "not measured: finercam: " in ran.out
+
+
+def test_many_reasons_are_not_all_printed(cli, photos, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
+    picture = next((photos / "photos").iterdir()).read_bytes()
+    for path in paths:
+        path.write_bytes(picture)
+    (tmp_path / "boxes.json").write_text(json.dumps({"0.png": [[0, 0, 9, 9]]}))
+    what = ("-m", "gradcam", "--metrics", "energy", "--truth", tmp_path / "boxes.json")
+    ran = cli("evaluate", photos / "demo.cam.onnx", *paths, *what)
+    assert ran.out.count("left out: ") == 10
+    assert "... and for 1 more reasons, in --json." in ran.out
 
 
 def test_the_sanity_check_takes_a_second_file(evaluate, photos):

@@ -245,6 +245,101 @@ def tiny():
     return Explainer(Tiny(preprocess=None).graph_bytes(), ["cpu"])
 
 
+# Files of other kinds
+
+CONV = "c = Conv<pads=[1,1,1,1]>({x}, w, wb) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p)"
+HEAD = "y = Gemm<transB=1>(f, v, b)"
+LAST = {"preset": "unit", "size": [24, 24], "layout": "NHWC"}
+
+
+def opened(path, body, x="x", score=None, preprocess=None, dtype=np.float32, **form):
+    """A small model, explainable."""
+    pytest.importorskip("onnx_ir")
+    from nets import model, weights
+
+    from onnxcam.export import rewrite_onnx
+
+    arrays = weights(w=(4, 3, 3, 3), wb=(4,), v=(5, 4), b=(5,), k=(2, 4, 1, 1))
+    used = {name: a.astype(dtype) for name, a in arrays.items() if f" {name}" in body}
+    made = model(body.format(x=x), initializers=used, **form)
+    how = preprocess or {"preset": "unit", "size": [24, 24]}
+    rewrite_onnx(made.SerializeToString(), path, score=score, preprocess=how)
+    return Explainer(path, ["cpu"])
+
+
+@pytest.fixture(scope="module")
+def small():
+    rng = np.random.default_rng(5)
+    return [cv2.resize(rng.integers(0, 256, (4, 5, 3), np.uint8), (30, 20)) for _ in range(2)]
+
+
+KINDS = {
+    "channels last": {
+        "body": f"t = Transpose<perm=[0,3,1,2]>(x) {CONV} {HEAD}",
+        "inputs": "float[N,24,24,3] x",
+        "x": "t",
+        "preprocess": LAST,
+    },
+    "one image at a time": {
+        "body": f"{CONV} {HEAD}",
+        "inputs": "float[1,3,24,24] x",
+        "outputs": "float[1,5] y",
+    },
+    "half": {
+        "body": f"{CONV} {HEAD}",
+        "inputs": "float16[N,3,24,24] x",
+        "outputs": "float16[N,5] y",
+        "dtype": np.float16,
+    },
+    "its own softmax": {
+        "body": f"{CONV} z = Gemm<transB=1>(f, v, b) y = Softmax(z)",
+        "inputs": "float[N,3,24,24] x",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_other_forms_are_measured_alike(tmp_path, small, kind):
+    names = ["deletion", "insertion", "drop", "drop:ovx", "road", "coherency", "infidelity", "energy"]
+    files = [
+        opened(tmp_path / "0.cam.onnx", f"{CONV} {HEAD}", inputs="float[N,3,24,24] x"),
+        opened(tmp_path / "1.cam.onnx", **KINDS[kind]),
+    ]
+    boxes = [[[3, 3, 20, 15]]] * 2
+    rows = [evaluate(one, small, "gradcam", names, truths=boxes).rows[0].measured for one in files]
+    for name in names:
+        np.testing.assert_allclose(rows[1][name].values, rows[0][name].values, rtol=0.02, atol=2e-3)
+
+
+def test_whole_numbers_are_rounded_on_the_way_in(tmp_path, small):
+    body = f"d = Cast<to=1>(x) s = Constant<value_float=0.01>() e = Mul(d, s) {CONV} {HEAD}"
+    file = opened(
+        tmp_path / "u.cam.onnx",
+        body,
+        "e",
+        preprocess={"preset": "raw", "size": [24, 24]},
+        inputs="uint8[N,3,24,24] x",
+    )
+    one = evaluate(file, small, "gradcam", ["deletion", "insertion", "road"]).rows[0].measured
+    assert all(one[name].count == 2 for name in one)
+    assert one["insertion"].curve.y[-1] == pytest.approx(one["deletion"].curve.y[0], rel=1e-5)
+
+
+def test_a_segmentation_is_measured_in_its_own_units(tmp_path, small):
+    body = "c = Conv<pads=[1,1,1,1]>({x}, w, wb) r = Relu(c) y = Conv(r, k)"
+    file = opened(
+        tmp_path / "s.cam.onnx",
+        body,
+        score={"task": "segmentation"},
+        inputs="float[N,3,24,24] x",
+        outputs="float[N,2,24,24] y",
+    )
+    found = evaluate(file, small, "gradcam", ["deletion", "gain"])
+    assert found.rows[0].measured["deletion"].count == 2
+    assert found.scores[0] == pytest.approx(float(file.explain(small[0]).scores[0]), rel=1e-5)
+    assert "The gain is of a probability" in found.rows[0].measured["gain"].undefined[0]
+
+
 # The report
 
 
