@@ -27,6 +27,7 @@ from .contract import (
     Score,
 )
 from .errors import TensorError
+from .feeds import shape_of
 from .grids import put_back
 from .rows import Rows
 from .session import Session, TensorInfo
@@ -174,8 +175,33 @@ class Scorer:
         """
         return self.inputs(lambda part: self.behind(make(part), baseline, stretch), count, of=of)
 
-    def behind(self, masks: Array, baseline: float = 0.0, stretch: float | None = None) -> NDArray[Any]:
-        """The image behind masks, (K, ...) as the model takes it; see :meth:`masked`."""
+    def behind(self, masks: Array, baseline: float = 0.0, stretch: float | None = None) -> Any:
+        """The image behind masks, (K, ...) as the model takes it; see :meth:`masked`.
+
+        An array; where the session runs on a device, an OrtValue there: masks alone cross to it.
+        """
+        made = self._behind_on_device(masks, baseline, stretch)
+        return self._behind_on_host(masks, baseline, stretch) if made is None else made
+
+    def _behind_on_device(self, masks: Array, baseline: float, stretch: float | None) -> Any:
+        x, sides = self.tensor, self.sides
+        graph = self.session.beside("behind.onnx")
+        if graph is None or x.ndim != 3 or x.dtype != np.float32 or isinstance(self.image.shape[0], int):
+            return None
+        size = (len(masks), 1, *sides)
+        return graph(
+            {
+                "x": self.feeds[self.image.name],
+                "masks": masks[:, None].astype(np.float32, copy=False),
+                "size": np.array(size),
+                "shape": np.array(size if self.channels == 1 else (len(masks), *sides, 1)),
+                "baseline": np.array(baseline, np.float32),
+                "stretched": np.array(stretch is not None),
+                "epsilon": np.array(stretch or 0.0, np.float32),
+            }
+        )
+
+    def _behind_on_host(self, masks: Array, baseline: float, stretch: float | None) -> NDArray[Any]:
         x, sides = self.tensor, self.sides
         if masks.shape[1:] != sides:
             masks = postprocess.resize(masks, sides)
@@ -202,7 +228,9 @@ class Scorer:
 
         def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
             copies = make(part)
-            k = len(copies)
+            if isinstance(copies, np.ndarray):
+                copies = copies.astype(self.tensor.dtype, copy=False)
+            k = shape_of(copies)[0]
             feeds = {name: _repeated(value, k) for name, value in self.feeds.items()}
             feeds[self.image.name] = copies
 

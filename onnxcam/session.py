@@ -129,6 +129,7 @@ class Session:
             _check_record(self.record, self._session, what)
         self._ort = ort
         self._device = _bound_device(self._session)
+        self._beside: dict[str, Any] = {}
 
     def as_feed(self, name: str, value: Any) -> Any:
         """``value`` as something that can be fed, not copied where it can be helped.
@@ -198,6 +199,45 @@ class Session:
         except Exception as e:  # ONNX Runtime's errors have no base but Exception
             raise _run_error(e, self.providers) from e
         return dict(zip(fetch, values, strict=True))
+
+    def beside(self, name: str) -> Callable[[Mapping[str, Any]], Any] | None:
+        """One of our own small graphs on the session's device, which gives its output as an OrtValue there.
+
+        Args:
+            name: of a file of this package.
+
+        Returns:
+            From feeds to the output; None where the session runs on the host, and NumPy will do.
+        """
+        if self._device is None:
+            return None
+        if name not in self._beside:
+            options = self._session.get_provider_options()
+            self._beside[name] = _create(
+                self._ort,
+                str(Path(__file__).with_name(name)),
+                _session_options(self._ort, None, False),
+                [(provider, options.get(provider, {})) for provider in self.providers],
+            )
+        session, (kind, device) = self._beside[name], self._device
+
+        def run(feeds: Mapping[str, Any]) -> Any:
+            binding = session.io_binding()
+            values = {n: self.on_device(v) for n, v in feeds.items()}
+            for n, value in values.items():
+                binding.bind_ortvalue_input(n, value)
+            binding.bind_output(session.get_outputs()[0].name, kind, device)
+            binding.synchronize_inputs()
+            session.run_with_iobinding(binding)
+            return binding.get_outputs()[0]
+
+        return run
+
+    def on_device(self, value: Any) -> Any:
+        """An array as an OrtValue on the session's device; an OrtValue as it is."""
+        if not isinstance(value, np.ndarray):
+            return value
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), *(self._device or ()))
 
     def _run_bound(
         self, feeds: Mapping[str, Any], fetch: Sequence[str], kind: str, device: int

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxcam import postprocess
 from onnxcam.errors import MethodError
-from onnxcam.perturbation import Scorer, min_max
+from onnxcam.perturbation import Scorer, min_max, on_host
 
 from . import Array, method
 
@@ -145,7 +145,7 @@ def sscam(
     else:
 
         def inputs(part: slice) -> Array:
-            return masked.behind(masks(part)) + noise(part, masked.tensor.shape)
+            return on_host(masked.behind(masks(part))) + noise(part, masked.tensor.shape)
 
         scores = masked.inputs(inputs, count)
     mean = scores.reshape(len(chosen), samples, -1).mean(axis=1)

@@ -333,3 +333,37 @@ def test_min_max():
     masks = np.array([[[1.0, 3.0]], [[2.0, 2.0]], [[-1.0, 0.0]]], np.float32)
     np.testing.assert_array_equal(min_max(masks, 0.0), [[[0, 1]], [[0, 0]], [[0, 1]]])
     np.testing.assert_allclose(min_max(masks, 2.0)[0], [[0, 0.5]])
+
+
+@pytest.mark.parametrize("form", [{}, {"nhwc": True}, {"half": True}, {"batch": 2}], ids=str)
+@pytest.mark.parametrize("name", [*NEEDS_NO_LAYER, *MASKING])
+def test_copies_that_are_made_on_the_device_are_the_same(name, form, tiny, provider):
+    """As on CUDA: everything bound, masks alone handed over. On the CPU the same graphs run."""
+    model = tiny(**form)
+    x = model.fed(model.x(2))
+    options = {"rise": {"masks": 20}, "sscam": {"samples": 2}, "occlusion": {"baseline": 0.5}}.get(name, {})
+    if name == "sscam":
+        options["on"] = "input"
+    expected = opened(model).explain_tensor(x, name, [[0, 3], [2]], **options)
+    bound = Explainer(model.graph_bytes(), [provider], max_batch=5)
+    if provider == "cpu":
+        bound._session._device = ("cpu", 0)
+    made = []
+    beside = bound._session.beside
+    bound._session.beside = lambda graph: made.append(graph) or beside(graph)
+    result = bound.explain_tensor(x, name, [[0, 3], [2]], **options)
+    assert made
+    tolerance = 2e-2 if model.half else 1e-4 if provider == "cpu" else 1e-2
+    np.testing.assert_allclose(
+        result.maps, expected.maps, rtol=0, atol=tolerance * np.abs(expected.maps).max()
+    )
+
+
+def test_the_graphs_beside_are_what_the_exporter_says():
+    onnx = pytest.importorskip("onnx")
+    from pathlib import Path
+
+    from onnxcam.export.mask_graphs import GRAPHS, build
+
+    for name, text in GRAPHS.items():
+        assert onnx.load(Path(onnxcam.__file__).with_name(name)) == build(text)
