@@ -135,7 +135,7 @@ def _check(
     layer = next(x for x in drafts.record.layers if x.name == tail.layer)
     fed = {layer.activations: rows_of(whole[layer.activations], tail.rows, again)}
     fed |= {side.name: rows_of(whole[side.name], side.rows, again) for side in tail.sides}
-    fed[WITH_GRADIENTS] = np.asarray(True)
+    fed[WITH_GRADIENTS] = np.array([True])
     for name, ours in _run(drafts.tails[tail.file], fed, bfloat16).items():
         rows = len(whole[name]) // size
         theirs = rows_of(whole[name], rows, again)

@@ -524,7 +524,8 @@ def _on_request(op: Builder, layer: Layer) -> None:
     position = [*graph.outputs].index(gradient)
     graph.outputs[:] = others
     with op.working_on("the gradient on request", layer.name):
-        asked = optional_input(op, WITH_GRADIENTS, np.zeros((), np.bool_))
+        asked = optional_input(op, WITH_GRADIENTS, np.zeros(1, np.bool_))
+        asked.value.shape = ir.Shape([1])
         nothing = _nothing(op, gradient)
         then = _branch(op, "then", gradient, inner)
         name = op.unique(f"{NODE_PREFIX}{op.scope}If")

@@ -245,7 +245,7 @@ class Session:
         binding = self._session.io_binding()  # one per call: a binding holds its tensors
         # Not bind_cpu_input: it does not know inputs that have a default (cam.class_index). The arrays
         # stay in a variable until the run is over, because older bindings do not keep them alive.
-        arrays = {n: np.ascontiguousarray(v) for n, v in feeds.items() if isinstance(v, np.ndarray)}
+        arrays = {n: np.asarray(v, order="C") for n, v in feeds.items() if isinstance(v, np.ndarray)}
         values = {n: self._ort.OrtValue.ortvalue_from_numpy(a) for n, a in arrays.items()}
         for name, value in {**feeds, **values}.items():
             binding.bind_ortvalue_input(name, value)

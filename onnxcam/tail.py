@@ -131,8 +131,8 @@ class Tail:
             fed = {self.layer.activations: rows_of(activations, rows, taken)}
             fed |= {s.name: rows_of(sides[s.name], s.rows, index[taken]) for s in self.record.sides}
             fed |= {n: a if len(a) == 1 else a[taken] for n, a in feeds.items()}
-            fed = {n: np.ascontiguousarray(a, _dtype(session, n)) for n, a in fed.items()}
-            fed[WITH_GRADIENTS] = np.asarray(with_gradients)
+            fed = {n: np.asarray(a, _dtype(session, n), order="C") for n, a in fed.items()}
+            fed[WITH_GRADIENTS] = np.array([with_gradients])
             real = min(piece, count - start)
             found = session.run(fed, fetch)
             parts.append({n: a[: len(a) // piece * real] for n, a in found.items()})

@@ -59,6 +59,14 @@ WINDOWS = nets.model(
         "image": np.array([-1, 4, 8, 8]),
     },
 )
+#: Which branch is taken, a number of the whole batch tells.
+BRANCHES = nets.model(
+    "c = Conv<pads=[1,1,1,1]>(x, w, wb) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) "
+    "total = ReduceSum<keepdims=0>(x) on = Greater(total, zero) "
+    "y = If(on) <then_branch = t () => (float[N,5] a) { a = Gemm<transB=1>(f, v, b) }, "
+    "else_branch = e () => (float[N,5] o) { h = Tanh(f) o = Gemm<transB=1>(h, v, b) }>",
+    initializers={**nets.weights(w=(4, 3, 3, 3), wb=(4,), v=(5, 4), b=(5,)), "zero": np.float32(0)},
+)
 
 
 def open_(path):
@@ -89,7 +97,7 @@ def again(report, main, index, tail=0, **feeds):
     layer = next(x for x in report.record.layers if x.name == told.layer)
     fed = {layer.activations: rows_of(main[layer.activations], told.rows, index)}
     fed |= {s.name: rows_of(main[s.name], s.rows, index) for s in told.sides}
-    return run(report.path.with_name(told.file), {**fed, WITH_GRADIENTS: np.asarray(True), **feeds})
+    return run(report.path.with_name(told.file), {**fed, WITH_GRADIENTS: np.array([True]), **feeds})
 
 
 def agrees(report, x, names, index=INDEX, rows=1, tail=0, **feeds):
@@ -133,7 +141,7 @@ def test_a_linear_head_by_hand(tmp_path):
     written(net, tmp_path)
     w = {t.name: onnx.numpy_helper.to_array(t) for t in net.graph.initializer}
     a = np.random.default_rng(1).standard_normal((4, 4, 8, 8)).astype(np.float32)
-    fed = {"cam.activations.r": a, CLASS_INDEX: np.array([0, 4, 2, 2]), WITH_GRADIENTS: np.asarray(True)}
+    fed = {"cam.activations.r": a, CLASS_INDEX: np.array([0, 4, 2, 2]), WITH_GRADIENTS: np.array([True])}
     found = run(tmp_path / "model.tail.onnx", fed)
     np.testing.assert_allclose(found["y"], a.mean((2, 3)) @ w["v"].T + w["b"], rtol=1e-5, atol=1e-6)
     want = np.broadcast_to(w["v"][[0, 4, 2, 2]][:, :, None, None] / 64, a.shape)
@@ -251,14 +259,7 @@ def test_an_input_without_batch_is_the_same_for_all(tmp_path):
 
 
 def test_a_branch_reads_the_layer_and_a_condition_of_the_image(tmp_path):
-    net = nets.model(
-        "c = Conv<pads=[1,1,1,1]>(x, w, wb) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) "
-        "total = ReduceSum<keepdims=0>(x) on = Greater(total, zero) "
-        "y = If(on) <then_branch = t () => (float[N,5] a) { a = Gemm<transB=1>(f, v, b) }, "
-        "else_branch = e () => (float[N,5] o) { h = Tanh(f) o = Gemm<transB=1>(h, v, b) }>",
-        initializers={**nets.weights(w=(4, 3, 3, 3), wb=(4,), v=(5, 4), b=(5,)), "zero": np.float32(0)},
-    )
-    report = written(net, tmp_path, layers="r")
+    report = written(BRANCHES, tmp_path, layers="r")
     assert report.record.tails[0].sides == (Side("cam.side.0", "on", 0),)
     for sign in (1, -1):
         agrees(report, sign * (image() + 0.3), ("y", GRAD))

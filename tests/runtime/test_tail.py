@@ -22,7 +22,7 @@ from onnxcam.targets import Box, Contrast, Region, Similar, Weights
 
 from .. import nets
 from ..export.test_scores import EMBEDDING, SEGMENTATION, TWO_OUTPUTS, YOLOV8
-from ..export.test_tails import RESIDUAL, WINDOWS
+from ..export.test_tails import BRANCHES, RESIDUAL, WINDOWS
 
 QUIET = {"log_severity_level": 4}
 
@@ -117,6 +117,16 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
         classes = np.array([fed[CLASS_INDEX][k]] * 2)
         want = everything(session, image(2), **{CLASS_INDEX: classes})["cam.gradients.d"][of[k]]
         np.testing.assert_allclose(found["cam.gradients.d"][k], want, rtol=1e-4, atol=1e-6)
+
+
+def test_a_number_of_the_whole_batch_goes_to_every_copy(tmp_path):
+    session = opened(BRANCHES, tmp_path, layers="r")
+    tail = tail_of(session, tmp_path, "r")
+    for sign in (1, -1):
+        main = everything(session, sign * (image() + 0.3))
+        assert main[tail.sides[0]].shape == ()
+        found = tail.scores(main["cam.activations.r"][[1, 1, 0, 2]], main)["y"]
+        np.testing.assert_allclose(found, main["y"][[1, 1, 0, 2]], rtol=1e-5)
 
 
 def test_rows_of_images():
