@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import projection, rows, smoothing, targets
+from . import many, projection, rows, smoothing, targets
 from .contract import (
     CHOSEN_BOX,
     CHOSEN_REGION,
@@ -19,9 +20,10 @@ from .contract import (
     SCORE,
     Fused,
     Layer,
+    Layout,
     Record,
 )
-from .errors import MethodError, TensorError
+from .errors import BadTail, MethodError, TensorError
 from .feeds import shape_of
 from .grids import channels_first
 from .methods import Method
@@ -31,6 +33,8 @@ from .session import Session, TensorInfo
 from .smoothing import Change, Smoothing
 from .tail import Tail, rows_of
 from .targets import TOP_CLASS, Targets
+
+_log = logging.getLogger("onnxcam")
 
 Maps: TypeAlias = NDArray[np.float32]
 NO_CLASS = -1  #: the class of a row that is of none
@@ -207,7 +211,6 @@ def _run(
     file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, tensors: bool = True
 ) -> Rows:
     """The file's outputs for the rows, and the layers' tensors that the method reads."""
-    request.passes.model += len(wanted.image_index)
     layers = request.layers if tensors else ()
     layouts = {name: layer.layout for layer in layers for name in _tensors(layer, request.method).values()}
     fetch = [*file.own_outputs, *file.told, *layouts]
@@ -216,9 +219,32 @@ def _run(
     if "tail" in request.method.needs:  # which takes the tensors as the layers have them
         layouts = {}
         fetch += [side for layer in layers for side in file.tail(layer.name).sides]
-    return rows.run(
-        file.session, feeds, wanted, list(dict.fromkeys(fetch)), layouts, file.image, file.max_batch
-    )
+    return _rows(file, feeds, wanted, list(dict.fromkeys(fetch)), layouts, request.passes)
+
+
+def _rows(
+    file: File,
+    feeds: Mapping[str, Any],
+    wanted: Targets,
+    fetch: Sequence[str],
+    layouts: Mapping[str, Layout],
+    passes: Passes,
+) -> Rows:
+    """The file's outputs; where an image has several targets, the whole file runs once for it if it can."""
+    images, count = shape_of(feeds[file.image.name])[0], len(wanted.image_index)
+    if images < count and many.layers_of(file.record, fetch):
+        try:
+            found = many.run(
+                file.session, file.tail, feeds, wanted, fetch, layouts, file.image, file.max_batch
+            )
+        except BadTail as e:  # the same comes out without it, only later
+            _log.warning("%s Going on without it: the whole file runs for each target.", e)
+        else:
+            passes.model += images
+            passes.tail += count - images
+            return found
+    passes.model += count
+    return rows.run(file.session, feeds, wanted, fetch, layouts, file.image, file.max_batch)
 
 
 def _tensors(layer: Layer, method: Method) -> dict[str, str]:
@@ -387,16 +413,8 @@ def _moments(
         total: Any = 0.0
         for k in range(samples):
             fed = {**feeds, file.image.name: x + smoothing.noise_like(x, sigma, seed + k)}
-            request.passes.model += len(asked.image_index)
-            run = rows.run(
-                file.session,
-                fed,
-                asked,
-                [layer.gradients],
-                {layer.gradients: layer.layout},
-                file.image,
-                file.max_batch,
-            )
+            layouts = {layer.gradients: layer.layout}
+            run = _rows(file, fed, asked, [layer.gradients], layouts, request.passes)
             g = run.arrays[layer.gradients]
             if request.channels is not None:
                 g = g[:, list(request.channels)]

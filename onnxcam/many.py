@@ -48,8 +48,8 @@ def run(
         TensorError, TargetError, ProviderError: see :func:`onnxcam.rows.run`.
     """
     count = shape_of(feeds[image.name])[0]
-    layers = _layers(session.record, fetch)
-    if len(targets.image_index) == count or not layers:
+    layers = [] if len(targets.image_index) == count else layers_of(session.record, fetch)
+    if not layers:
         return rows.run(session, feeds, targets, fetch, layouts, image, max_batch)
     tails = [tail(layer) for layer in layers]
     on_host = all(isinstance(value, np.ndarray) for value in feeds.values())
@@ -69,7 +69,7 @@ def run(
     return Rows(rows.joined(parts).arrays, targets, count)
 
 
-def _layers(record: Record, fetch: Sequence[str]) -> list[str]:
+def layers_of(record: Record, fetch: Sequence[str]) -> list[str]:
     """The layers whose tails give what differs between the targets of an image; empty if they cannot."""
     known = {t.layer for t in record.tails}
     wanted = [layer.name for layer in record.layers if layer.gradients in fetch]

@@ -85,8 +85,8 @@ def test_ablationcam(name, layer, x, tmp_path):
         np.testing.assert_allclose(
             result.maps[row], expected, atol=1e-4 * np.abs(expected).max()
         )  # a difference of scores
-    assert result.passes == 3  # one for each row: the backbone never runs again
-    assert result.tail_passes == 2 * (1 + 4)
+    assert result.passes == 2  # one for each image: the backbone never runs again
+    assert result.tail_passes == 2 * (1 + 4) + 1  # the third row's class
 
 
 @pytest.mark.parametrize("layer", ["r", "c"])
@@ -143,6 +143,30 @@ def test_a_region_under_ablation(tmp_path):
         # A 1 x 1 convolution: without channel k the region loses just what the channel gave.
         falls = [(weights[k] * a[0, k] * region).sum() / abs(score) for k in range(4)]
         np.testing.assert_allclose(result.maps[row], np.tensordot(falls, a[0], 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_many_targets_cost_one_whole_run(name, x, tmp_path, caplog):
+    _, path = made(name, tmp_path)
+    explainer = Explainer(path, "cpu", max_batch=3)
+    target = [[4, None, 0, 1], [2]]
+    for method in ("gradcam", "layercam", "smoothgradcam++"):
+        result = explainer.explain_tensor(x, method, target)
+        alone = [
+            explainer.explain_tensor(x[i : i + 1], method, c)
+            for i, c in ((0, 4), (0, None), (0, 0), (0, 1), (1, 2))
+        ]
+        for row, one in enumerate(alone):
+            np.testing.assert_allclose(result.maps[row], one.maps[0], rtol=1e-4, atol=1e-6)
+            assert result.class_ids[row] == one.class_ids[0]
+            np.testing.assert_allclose(result.scores[row], one.scores[0], rtol=1e-5)
+        copies = 1 + (8 if method == "smoothgradcam++" else 0)
+        assert (result.passes, result.tail_passes) == (2 * copies, 3 * copies)
+    (tmp_path / f"{name}.tail.onnx").unlink()
+    again = Explainer(path, "cpu").explain_tensor(x, "gradcam", target)
+    np.testing.assert_allclose(again.maps, explainer.explain_tensor(x, "gradcam", target).maps, rtol=1e-4)
+    assert (again.passes, again.tail_passes) == (5, 0)
+    assert "Going on without it: the whole file runs for each target." in caplog.text
 
 
 def test_a_file_without_its_tail(x, tmp_path):
