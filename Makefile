@@ -5,7 +5,7 @@ RUNTIME := .venv-demo
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test web-test lint bench clean
 
 # Runtime only: no torch, no onnx.
 demo: $(RUNTIME)/.ready
@@ -13,6 +13,11 @@ demo: $(RUNTIME)/.ready
 
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The page of examples/web in a headless Chromium: needs Node.js and Debian's chromium.
+web-test: $(VENV)/.ready
+	cd examples/web && npm ci
+	$(BIN)/python -m pytest -q tests/web
 
 # mypy sees no editable installs: it gets the package as a tree of links, export/ in its place.
 lint: $(VENV)/.ready
