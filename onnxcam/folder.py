@@ -95,7 +95,7 @@ class OverlayFolder:
             named = explanation.names[image] if explanation.names else None
             # explain() calls arrays "image 0", counted from the start of its own batch.
             unnamed = named is None or re.fullmatch(r"image \d+", named)
-            stem = f"image-{self._images}" if unnamed else _stem(str(named))
+            stem = f"image-{self._images}" if unnamed else file_stem(str(named))
             items = []
             for row in part:
                 picture = overlay(
@@ -107,7 +107,7 @@ class OverlayFolder:
                     rows[row].box,
                 )
                 name = self._name(f"{stem}.{explanation.class_ids[row]}" if len(part) > 1 else stem)
-                self._write(name, _png(picture))
+                write_whole(self.path / name, encoded(picture))
                 written.append(self.path / name)
                 items.append(
                     {
@@ -124,7 +124,7 @@ class OverlayFolder:
                 )
             if self._sheets:
                 name = self._name(f"{stem}.sheet")
-                self._write(name, _png(sheet([rows[row] for row in part], *self._look)))
+                write_whole(self.path / name, encoded(sheet([rows[row] for row in part], *self._look)))
                 items = [{**item, "sheet": name} for item in items]
             self.manifest["items"] += items
             self._images += 1
@@ -142,7 +142,7 @@ class OverlayFolder:
         """
         self.manifest["complete"] = complete
         text = json.dumps(self.manifest, indent=1, ensure_ascii=False)
-        self._write(MANIFEST, text.encode("utf-8", "surrogatepass"))
+        write_whole(self.path / MANIFEST, text.encode("utf-8", "surrogatepass"))
         return self.path / MANIFEST
 
     def __enter__(self) -> OverlayFolder:
@@ -171,24 +171,28 @@ class OverlayFolder:
         self._taken.add(name.lower())
         return name
 
-    def _write(self, name: str, data: bytes) -> None:
-        """Write whole or not at all."""
-        path = self.path / name
-        temporary = self.path / f".{name[:40]}.{os.urandom(4).hex()}"
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; its folder is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-        except OSError as e:
-            raise OutputError(
-                f"Cannot write to '{self.path}': {e.strerror or e}. Choose a folder that is yours to write."
-            ) from e
+            with open(temporary, "xb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as e:
+        raise OutputError(
+            f"Cannot write to '{path.parent}': {e.strerror or e}. Choose a folder that is yours to write."
+        ) from e
 
 
 def _by_image(explanation: Explanation) -> Iterator[tuple[int, list[int]]]:
@@ -198,10 +202,11 @@ def _by_image(explanation: Explanation) -> Iterator[tuple[int, list[int]]]:
         yield image, np.flatnonzero(index == image).tolist()
 
 
-def _stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """A photo's name as a file name that every system takes."""
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", Path(name).stem)[:100].strip(". ") or "image"
 
 
-def _png(picture: Picture) -> bytes:
+def encoded(picture: Picture) -> bytes:
+    """A picture as the bytes of a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -70,11 +70,22 @@ def overlay(
     else:
         blended = _show_cam(photo, colours, float(alpha))
     if seen is not None:
-        mask = _checked_seen(seen, photo)
-        if not mask.all():
-            grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None] * _DIM
-            blended = np.where(mask[..., None], blended, grey.astype(np.uint8))
+        blended = dimmed(blended, photo, _checked_seen(seen, photo))
     return blended if box is None else _boxed(blended, box)
+
+
+def dimmed(picture: Picture, photo: Picture, seen: NDArray[np.bool_]) -> Picture:
+    """A picture of a photo, with the photo in dark grey where the model never saw it.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        photo: (H, W, 3) uint8 RGB.
+        seen: (H, W) bool.
+    """
+    if seen.all():
+        return picture
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None] * _DIM
+    return np.where(seen[..., None], picture, grey.astype(np.uint8))
 
 
 def _boxed(photo: Picture, box: NDArray[np.floating[Any]]) -> Picture:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from .._version import __version__
 from ..errors import OnnxcamError, nearest
-from . import demo, doctor, evaluate, explain, export, inspect, layers, methods, rewrite, strip
+from . import concepts, demo, doctor, evaluate, explain, export, inspect, layers, methods, rewrite, strip
 from .terminal import Terminal
 
 #: Each has HELP, add_arguments(parser) and run(args, terminal), which returns the exit status.
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "rewrite": rewrite,
     "layers": layers,
     "explain": explain,
+    "concepts": concepts,
     "evaluate": evaluate,
     "inspect": inspect,
     "strip": strip,
