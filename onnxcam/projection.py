@@ -27,8 +27,8 @@ def first_component(channels: NDArray[Any], sign: Sign = "channels") -> NDArray[
             maps upside down). Where the map does not correlate with the sum, ``channels`` is ``peak``.
 
     Returns:
-        (B, h, w), in the dtype of ``channels``; zeros where all cells are equal, NaN for an image with
-        values that are not finite.
+        (B, h, w), in the dtype of ``channels``; zeros where all cells are equal or several directions are
+        first, NaN for an image with values that are not finite.
     """
     return _of_images(channels, sign, _linear)
 
@@ -67,28 +67,38 @@ def _of_images(channels: NDArray[Any], sign: Sign, component: Callable[[Matrix],
 
 
 def _linear(centred: Matrix) -> Matrix:
-    # The eigenvectors of the smaller of the two products: C is often twenty times h w.
+    # The eigenvector of the smaller of the two products: C is often twenty times h w.
     if centred.shape[0] <= centred.shape[1]:
         return _dual(centred @ centred.T)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    along: Matrix = centred @ vectors[:, -1]
+    along: Matrix = centred @ _first(centred.T @ centred)[1]
     return along
 
 
 def _dual(products: Matrix) -> Matrix:
     """The coordinates of n points along their first component, from their products (n, n)."""
-    values, vectors = np.linalg.eigh(products)
-    rounding = len(products) * np.finfo(np.float64).eps * np.abs(products).max()
-    along: Matrix = vectors[:, -1] * np.sqrt(values[-1]) if values[-1] > rounding else np.zeros(len(products))
+    value, vector = _first(products)
+    along: Matrix = np.sqrt(value) * vector
     return along
+
+
+def _first(matrix: Matrix) -> tuple[float, Matrix]:
+    """The largest eigenvalue and its eigenvector; zeros where it is not positive or not alone the largest."""
+    values, vectors = np.linalg.eigh(matrix)
+    second = values[-2] if len(values) > 1 else 0.0
+    if values[-1] <= _rounding(matrix) or values[-1] - second <= _rounding(matrix):
+        return 0.0, np.zeros(len(matrix))
+    return float(values[-1]), vectors[:, -1]
 
 
 def _doubly_centred(products: Matrix) -> Matrix:
     """The products of points, as those of the points less their mean."""
     rows = products.mean(axis=0)
     centred: Matrix = products - rows - rows[:, None] + rows.mean()
-    rounding = len(products) * np.finfo(np.float64).eps * np.abs(products).max()
-    return centred if np.abs(centred).max() > rounding else np.zeros_like(centred)
+    return np.where(np.abs(centred) > _rounding(products), centred, 0.0)
+
+
+def _rounding(matrix: Matrix) -> float:
+    return float(len(matrix) * np.finfo(np.float64).eps * np.abs(matrix).max())
 
 
 def _sign(along: Matrix, total: Matrix, sign: Sign) -> float:

@@ -141,7 +141,15 @@ def test_what_has_no_component_gives_zeros(name):
 def test_a_kernel_that_tells_no_cells_apart_gives_zeros():
     activations = np.random.default_rng(6).normal(size=(1, 3, 4, 5))
     assert not run("kpcacam", activations, kernel="rbf", gamma=1e-300).any()
+    assert not run("kpcacam", activations, kernel="rbf", gamma=1e9).any()  # each is like itself alone
     assert not run("kpcacam", np.zeros((1, 2, 3, 3)), kernel="cosine").any()
+
+
+def test_where_several_directions_are_first_none_is_shown():
+    corners = np.array([[[[1.0, -1, 1, -1]], [[1.0, 1, -1, -1]]]])
+    assert not run("eigencam", corners).any()
+    assert not run("eigencam", np.concatenate([corners, 0 * corners, 0 * corners], axis=1)).any()
+    assert run("eigencam", corners * np.array([1.0, 1.001]).reshape(1, 2, 1, 1)).any()
 
 
 def test_one_channel_is_its_own_component():
