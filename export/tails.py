@@ -444,16 +444,38 @@ _INT64 = ir.TensorType(ir.DataType.INT64)
 
 
 def _as_inside(op: Builder, x: Var, start: ir.Value) -> Var:
-    """Activations as the file shows them, in the layer's own type."""
+    """Activations as the file shows them, as the layer has them.
+
+    Where those are dequantised numbers, they are quantised and dequantised again: only behind that ONNX
+    Runtime runs integer kernels, and others would give other scores than the file's.
+    """
     if not is_real(start):
         how = quantization(start)
         assert how is not None
         operands = [op.wrap(v) for v in (how.scale, how.zero_point) if v is not None]
-        axis = None if operands[0].rank == 0 else how.axis
-        made = op.QuantizeLinear(x, *operands, axis=axis, dims=x.dims)
+        return _quantized(op, x, operands, how.axis, start)
+    node = start.producer()
+    source = node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else None
+    if node is not None and source is not None and source.dtype in _BYTES:
+        operands = [op.wrap(v) for v in node.inputs[1:] if v is not None]
+        again = _quantized(op, x, operands, node.attributes.get_int("axis", 1), source)
+        made = op.DequantizeLinear(again, *operands, **dict(node.attributes.items()), dims=x.dims)
         made.value.type = start.type
         return made
     return op.cast(x, start.dtype or ir.DataType.FLOAT)
+
+
+_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+def _quantized(op: Builder, x: Var, operands: Sequence[Var], axis: int, like: ir.Value) -> Var:
+    """Real numbers quantised as another tensor is; ``operands`` are its scale and perhaps its zero point."""
+    if len(operands) == 1 and like.dtype != ir.DataType.UINT8:  # the zero point tells the type
+        zero = np.zeros([d for d in operands[0].shape if isinstance(d, int)], np.int8)
+        operands = [*operands, op.const(zero)]
+    made = op.QuantizeLinear(x, *operands, axis=None if operands[0].rank == 0 else axis, dims=x.dims)
+    made.value.type = like.type
+    return made
 
 
 def _resize(
@@ -551,6 +573,14 @@ def _branch(op: Builder, name: str, gradient: ir.Value, nodes: Sequence[ir.Node]
         op.graph.remove(node)
         branch.append(node)
     inside = op.inside(branch)
+    # ONNX Runtime looks for quantised weights beside the node that reads them, and fails if they are outside
+    # the branch; a copy is folded in there.
+    for node in [n for n in nodes if n.op_type == "DequantizeLinear"]:
+        for k, value in enumerate(node.inputs):
+            if value is not None and value.is_initializer() and not value.is_graph_input():
+                again = inside.Reshape(inside.wrap(value), list(dims_of(value) or ()), dims=dims_of(value))
+                node.replace_input_with(k, again.value)
+    branch.sort()
     if gradient.graph is not branch or gradient.producer() is None:
         gradient = inside.Identity(inside.wrap(gradient), dims=dims_of(gradient)).value
     gradient.name = op.unique(f"{NODE_PREFIX}{op.scope}gradient")

@@ -433,6 +433,31 @@ def test_a_quantised_layer_takes_its_real_numbers(tmp_path):
     agrees(around, x, ("y", around.record.layers[0].gradients))
 
 
+def test_a_dequantised_layer_keeps_its_integer_kernels(tmp_path):
+    """And a branch has its quantised weights in it: ONNX Runtime does not look for them outside."""
+    q = np.random.default_rng(6).integers(60, 200, (4, 5)).astype(np.uint8)
+    net = nets.model(
+        "c = Conv<pads=[1,1,1,1]>(x, w, wb) i = QuantizeLinear(c, s, z) d = DequantizeLinear(i, s, z) "
+        "p = GlobalAveragePool(d) j = QuantizeLinear(p, s, z) e = DequantizeLinear(j, s, z) f = Flatten(e) "
+        "k = QuantizeLinear(f, s, z) m = QLinearMatMul(k, s, z, v, ws, wz, s, z) "
+        "y = DequantizeLinear(m, s, z)",
+        initializers={
+            **nets.weights(w=(4, 3, 3, 3), wb=(4,)),
+            **{
+                "s": np.float32(0.02),
+                "z": np.uint8(128),
+                "ws": np.float32(0.01),
+                "wz": np.uint8(128),
+                "v": q,
+            },
+        },
+    )
+    report = written(net, tmp_path, layers="d")
+    tail = onnx.load(tmp_path / "model.tail.onnx").graph
+    assert [n.op_type for n in tail.node][:3] == ["QuantizeLinear", "DequantizeLinear", "GlobalAveragePool"]
+    agrees(report, image(), ("y", report.record.layers[0].gradients))
+
+
 def test_weights_outside_the_file_are_the_tails_own(tmp_path):
     source, net = tmp_path / "model.onnx", onnx.ModelProto()
     net.CopyFrom(RESIDUAL)  # saving moves the weights out of it
