@@ -1,0 +1,175 @@
+"""Finer targets: which classes they refer to, and the derivative of their score."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxcam import Explainer, methods
+from onnxcam.contract import Score, Seed
+from onnxcam.errors import TargetError
+from onnxcam.targets import Contrast, Finer, finer_weights, refined, resolve
+
+from .. import nets
+
+pytest.importorskip("onnx_ir")
+from onnxcam.export import rewrite_onnx
+
+SCORE = Score("y", "y", seeds=(Seed("y", "y", shape=("N", 6)),))
+Y = np.array([2.0, 1.5, -1.0, 2.25, 0.0, 1.0])  # nearest to 2: 2.25, 1.5, then 1; then 0, then -1
+
+
+def slope(y, of, finer, step=1e-6):
+    """∂f/∂y by central differences of the score that is returned; the classes stay those of y."""
+    fixed = Finer(of, [int(c) for c in chosen(y, of, finer)], finer.weight, finer.mean)
+    each = []
+    for k in range(len(y)):
+        up, down = (finer_weights(y + s * step * np.eye(len(y))[k], of, fixed)[1] for s in (1, -1))
+        each.append((up - down) / (2 * step))
+    return np.array(each)
+
+
+def chosen(y, of, finer):
+    """The classes that differ least from the class, by sorting."""
+    if not isinstance(finer.references, int):
+        return finer.references
+    return sorted((c for c in range(len(y)) if c != of), key=lambda c: abs(y[c] - y[of]))[: finer.references]
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("references", [1, 3, 5, [2, 4], [4]], ids=str)
+@pytest.mark.parametrize("weight", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("of", [0, 2, 3])
+def test_weights_are_the_derivative(of, weight, references, mean):
+    finer = Finer(of, references, weight, mean)
+    weights, score = finer_weights(Y, of, finer)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, slope(Y, of, finer), atol=1e-6)
+    others = chosen(Y, of, finer)
+    p = np.exp(Y) / np.exp(Y).sum()
+    parts = p[others] / p[others].sum() if not mean else np.full(len(others), 1 / len(others))
+    assert score == pytest.approx(float(parts @ (Y[of] - weight * Y[others])), rel=1e-6)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [0.1, 3.0, 40.0])
+def test_weights_are_autograds(seed, scale):
+    """The softmax's own derivative is part of it: the library detaches nothing."""
+    torch = pytest.importorskip("torch")
+    y = (scale * np.random.default_rng(seed).normal(size=20)).astype(np.float32)
+    of = int(y.argmax())
+    others = chosen(y, of, Finer())
+    given = torch.tensor(y, dtype=torch.float64, requires_grad=True)
+    p = torch.softmax(given, -1)
+    parts = sum(p[c] * (given[of] - given[c]) for c in others)
+    score = parts / (sum(p[c] for c in others) + 1e-9)
+    score.backward()
+    weights, found = finer_weights(y, of, Finer())
+    # Where the references' share is near the authors' 1e-9, float32's logits decide.
+    np.testing.assert_allclose(weights, given.grad.numpy(), rtol=1e-5, atol=1e-6)
+    assert found == pytest.approx(float(score.detach()), rel=1e-5, abs=1e-6)
+    detached = torch.tensor(y, dtype=torch.float64, requires_grad=True)
+    q = torch.softmax(detached.detach(), -1)
+    (sum(q[c] * (detached[of] - detached[c]) for c in others) / sum(q[c] for c in others)).backward()
+    if scale == 3.0:
+        assert np.abs(weights - detached.grad.numpy()).max() > 1e-3
+
+
+def test_without_weight_the_mean_is_the_class_itself():
+    weights, score = finer_weights(Y, 3, Finer(weight=0.0, mean=True))
+    np.testing.assert_array_equal(weights, np.eye(6)[3])
+    assert score == Y[3]
+
+
+def test_equal_logits_are_taken_in_their_order():
+    weights, _ = finer_weights(np.zeros(5), 2, Finer(references=2, mean=True))
+    np.testing.assert_allclose(weights, [-0.5, -0.5, 1, 0, 0])
+
+
+def test_what_a_finer_target_becomes():
+    rows = resolve([None, Finer("c", ["a", 1])], 2, 6, [*"abcdef"], SCORE)
+    assert rows.class_index.tolist() == [-1, 2]
+    assert rows.finer == (None, Finer("c", (0, 1)))
+    every = refined(rows, {"references": 3, "weight": 0.6, "mean": True}, SCORE)
+    assert every.finer == (Finer(None, 3, 0.6, mean=True), Finer("c", (0, 1)))
+    contrast = resolve(Contrast(1, 2), 1, 6, None, SCORE)
+    assert refined(contrast, {}, SCORE).finer == ()  # weights of one's own stay as they are
+
+
+@pytest.mark.parametrize(
+    ("finer", "message"),
+    [
+        (Finer(references=0), r"^A Finer has 1 to 5 classes to refer to, not 0\.$"),
+        (Finer(references=6), r"^A Finer has 1 to 5 classes to refer to, not 6\.$"),
+        (Finer(references=[]), r"^A Finer has 1 to 5 classes to refer to, not 0\.$"),
+        (Finer(references=[9]), r"^Class index 9 is out of range: the model has 6 classes"),
+        (Finer(of="zebra"), r"^There is no label 'zebra'"),
+    ],
+    ids=str,
+)
+def test_unusable_finer_targets(finer, message):
+    with pytest.raises(TargetError, match=message):
+        resolve(finer, 1, 6, [*"abcdef"], SCORE)
+
+
+def test_a_file_without_weights_says_how_to_get_them():
+    message = r'^The file takes no weights for its score.*score=\{"seed": True\}.*onnxcam rewrite --seed'
+    with pytest.raises(TargetError, match=message):
+        resolve(Finer(), 1, 6, None, Score("y", "y"))
+    with pytest.raises(TargetError, match=message):
+        refined(resolve(None, 1, 6, None, Score("y", "y")), {}, Score("y", "y"))
+    other = Score("y", "y", task="embedding")
+    with pytest.raises(TargetError, match=r"^A Finer is a target of a classification, and this"):
+        resolve(Finer(), 1, 6, None, other)
+
+
+@pytest.fixture(scope="module", params=["", "Softmax", "Sigmoid"])
+def explainer(request, tmp_path_factory):
+    """Six classes, behind what the parameter says."""
+    head = f"y = {request.param}(l)" if request.param else "y = Identity(l)"
+    made = nets.model(
+        "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Tanh(c) g = GlobalAveragePool(r) h = Conv(g, u)"
+        f" l = Flatten(h) {head}",
+        outputs="float[N,6] y",
+        initializers={k: 3 * v for k, v in nets.weights(w=(4, 3, 3, 3), b=(4,), u=(6, 4, 1, 1)).items()},
+    )
+    folder = tmp_path_factory.mktemp("finer")
+    onnx.save(made, folder / "m.onnx")
+    rewrite_onnx(folder / "m.onnx", folder / "m.cam.onnx", layers="r", score={"seed": True})
+    return Explainer(folder / "m.cam.onnx", ["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("method", "mean", "weight"), [("finercam", False, 1.0), ("finercam:torchcam", True, 0.6)]
+)
+def test_maps_of_each_image_by_its_own_nearest_classes(explainer, method, mean, weight):
+    x = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    result = explainer.explain_tensor(x, method)
+    plain = explainer.explain_tensor(x, target=[[*range(6)]] * 3)
+    by_class = plain.maps.reshape(3, 6, 8, 8)
+    y = result.outputs["y"].astype(float)
+    activation = explainer.record.score.activation
+    before = {"softmax": np.log, "sigmoid": lambda p: np.log(p) - np.log(1 - p), None: lambda p: p}
+    logits = before[activation](y)
+    for i in range(3):
+        of = int(y[i].argmax())
+        weights, score = finer_weights(logits[i], of, Finer(of, 3, weight, mean))
+        # Grad-CAM is linear in the score's derivative.
+        expected = np.tensordot(weights, by_class[i], axes=1)
+        np.testing.assert_allclose(result.maps[i], expected, atol=1e-4 * np.abs(by_class[i]).max())
+        assert result.class_ids[i] == of
+        assert result.scores[i] == pytest.approx(score, abs=1e-4)
+    asked = explainer.explain_tensor(x, target=Finer(references=3, weight=weight, mean=mean))
+    np.testing.assert_allclose(asked.maps, result.maps, atol=1e-6)
+
+
+def test_another_method_can_be_finer(explainer):
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    layer = explainer.explain_tensor(x, "layercam", Finer(3, [1], 1.0, mean=True))
+    contrast = explainer.explain_tensor(x, "layercam", Contrast(3, 1))
+    np.testing.assert_allclose(layer.maps, contrast.maps, atol=1e-6)
+    smoothed = explainer.explain_tensor(x, "finercam", smooth="tta")
+    assert smoothed.heatmaps.max() > 0
+    assert methods.get("finercam").finer == {"references": 3, "weight": 1.0}
