@@ -111,7 +111,7 @@ def add_explanation(
     if fuse:
         named = next((v for v in graph.inputs if preprocess is not None and v.name == preprocess.input), None)
         last = None if preprocess is None else preprocess.layout == "NHWC"
-        maps = add_maps(Scene(op, named or image_input(graph), last, choice, found, sites), fuse)
+        maps = add_maps(Scene(op, named or image_input(graph), last, choice, found, sites, known), fuse)
     with op.working_on("the choice of what to explain", "score"):
         graph.outputs.extend(_told(op, found, choice))
     prune(op)

@@ -7,12 +7,12 @@ The functions are those that run on NumPy's arrays: the method's own, :mod:`onnx
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import onnx_ir as ir
 
 from .. import methods
@@ -20,9 +20,10 @@ from ..contract import Fused, Layer, heatmap_name
 from ..errors import MethodError, ModelError, UnknownLayer, nearest
 from ..fused import why_not
 from ..grids import channel_axis
+from ..interpolation import linear
 from ..methods import Method
 from ..postprocess import pipeline
-from .gradients.builder import Builder, Dim, Var, dims_of
+from .gradients.builder import Builder, Dims, Var, dims_of
 from .namespace import Traced
 from .needs import PROVIDERS, Given, Scene
 
@@ -139,19 +140,16 @@ def _add(scene: Scene, spec: FuseSpec) -> TracedMap:
             tensors: dict[str, Given] = {need: PROVIDERS[need](scene, site) for need in method.needs}
             given.append(tensors)
             raw.append(_raw(op, xp, method, tensors))
-        size = _size(scene, raw, spec.size)
-
-        def resize(maps: Var, to: Sequence[int | Var]) -> Var:
-            return resized(xp, maps, to)
-
+        size, dims = _size(scene, raw, spec.size)
+        resize = functools.partial(linear, xp=xp)
         if spec.scaled:
             made = pipeline(raw, size, method.rectify, spec.fuse or "mean", xp=xp, resize=resize)
         else:
             made = raw[0] if size is None else resize(raw[0], size)
-    dims = dims_of(scene.image) or ()
-    batch = made.shape[0] if isinstance(made.shape[0], int) or not dims else dims[0]
+    image = dims_of(scene.image) or ()
+    batch = made.shape[0] if isinstance(made.shape[0], int) or not image else image[0]
     name = op.unique(heatmap_name(method.name))
-    like = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((batch, *made.shape[1:])))
+    like = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((batch, *dims)))
     op.graph.outputs.append(op.output(made, name, like))
     layers = tuple(site.name for site in sites if site is not None)
     fused = Fused(method.name, name, layers, spec.size, spec.scaled, spec.fuse or "mean")
@@ -180,21 +178,14 @@ def _sites(scene: Scene, spec: FuseSpec, method: Method) -> Sequence[Layer | Non
 
 def _raw(op: Builder, xp: Traced, method: Method, given: Mapping[str, Given]) -> Var:
     """The method's map, in the grid of what it was given."""
-    tensors = {need: g.map(lambda x: as_image(x, xp)) for need, g in given.items()}
-    made = method(**tensors, xp=xp)
-    first = next(g for g in given.values()).first
-    grid = [op.dim(first, k) for k in range(2, first.rank)]
+    made = method(**{need: g.handed(g.tensors, xp) for need, g in given.items()}, xp=xp)
+    first = next(iter(given.values()))
+    grid = [op.dim(first.tensors[0], k) for k in range(first.lead, first.tensors[0].rank)]
     return made if len(grid) == 2 else xp.reshape(made, (made.shape[0], *grid))
 
 
-def as_image(tensor: Any, xp: Any) -> Any:
-    """(B, C, ...grid) as methods know it, (B, C, h, w): a signal is one row, a volume's slices one column."""
-    b, c, *grid = tensor.shape
-    return tensor if len(grid) == 2 else xp.reshape(tensor, (b, c, -1, grid[-1]))
-
-
-def _size(scene: Scene, raw: Sequence[Var], size: Size) -> list[int | Var] | None:
-    """Of the map's grid; None: the maps' own."""
+def _size(scene: Scene, raw: Sequence[Var], size: Size) -> tuple[list[int | Var] | None, Dims]:
+    """What to resize to, None to leave the maps as they are; and the sizes as far as the graph knows them."""
     rank = raw[0].rank - 1
     op, image = scene.op, scene.op.wrap(scene.image)
     axes: list[int] = []
@@ -203,9 +194,11 @@ def _size(scene: Scene, raw: Sequence[Var], size: Size) -> list[int | Var] | Non
         channels = channel_axis(image.shape) if last is None else 3 if last else 1
         axes = [k for k in range(1, image.rank) if k != channels]
     if size == "input" and (len(axes) == rank or (rank, len(axes)) == (2, 3)):  # frames: time was averaged
-        return [op.dim(image, k) for k in axes[-rank:]]
+        wanted = tuple(image.shape[k] for k in axes[-rank:])
+        same = all(m.shape[1:] == wanted for m in raw) and None not in wanted
+        return None if same else [op.dim(image, k) for k in axes[-rank:]], wanted
     if len(raw) == 1:
-        return None
+        return None, raw[0].shape[1:]
     grids = [m.shape[1:] for m in raw]
     if not all(isinstance(d, int) for grid in grids for d in grid):
         raise ModelError(
@@ -213,69 +206,4 @@ def _size(scene: Scene, raw: Sequence[Var], size: Size) -> list[int | Var] | Non
             "at the input's size (size='input'), or one by one."
         )
     largest = max(grids, key=lambda grid: math.prod(d for d in grid if isinstance(d, int)))
-    return [d for d in largest if isinstance(d, int)]
-
-
-# -- resizing -----------------------------------------------------------------------------------------
-
-_STORED = 2**14  #: entries above which a matrix of weights is computed when the file is loaded, not stored
-
-
-def resized(xp: Traced, maps: Var, size: Sequence[int | Var]) -> Var:
-    """Maps (B, ...grid) at another size, as :func:`onnxcam.postprocess.resize` has it.
-
-    Linear interpolation is a product with a matrix for each axis. ONNX's Resize computes where to look in
-    float32, which on large grids is not exact enough, and has no CUDA kernel at every opset.
-    """
-    grid = [xp.op.dim(maps, k) for k in range(1, maps.rank)]
-    if len(grid) == 3:  # slice by slice; then each cell's line through the slices
-        (b, d), planes = maps.shape[:2], _planes(xp, maps, grid[1:], size[1:])
-        lines = xp.op.MatMul(_weights(xp, grid[0], size[0]), xp.reshape(planes, (b, d, -1)))
-        lines = Var(lines.value, xp.op, (b, _known(size[0]), None))
-        return xp.reshape(lines, (b, *size))
-    return _planes(xp, maps, grid, size)
-
-
-def _planes(xp: Traced, maps: Var, grid: Sequence[int | Var], size: Sequence[int | Var]) -> Var:
-    op, dims = xp.op, maps.shape
-    if len(grid) == 2 and not _equal(grid[0], size[0]):
-        maps = op.MatMul(_weights(xp, grid[0], size[0]), maps)
-    if not _equal(grid[-1], size[-1]):
-        maps = op.MatMul(maps, op.swap(_weights(xp, grid[-1], size[-1])))
-    return Var(maps.value, op, (*dims[: -len(grid)], *map(_known, size)))
-
-
-def _weights(xp: Traced, cells: int | Var, pixels: int | Var) -> Var:
-    """(pixels, cells): how much each pixel along an axis takes from each cell."""
-    if isinstance(cells, int) and isinstance(pixels, int) and cells * pixels <= _STORED:
-        return xp.op.const(hats(cells, pixels, np))
-    return hats(cells, pixels, xp)  # type: ignore[no-any-return]
-
-
-def hats(cells: Any, pixels: Any, xp: Any) -> Any:
-    """The matrix of linear interpolation: half-pixel centres, edges repeated, no antialiasing.
-
-    Pixel i looks at x = (i + 1/2) n / N - 1/2, brought into [0, n - 1], and takes max(0, 1 - |x - j|) of
-    cell j. All of it times 2 N is whole numbers, so that no place is rounded.
-
-    Args:
-        cells: n, an int or a scalar of the graph.
-        pixels: N, likewise.
-        xp: the array namespace.
-
-    Returns:
-        (N, n) float32.
-    """
-    at = (xp.arange(pixels) * 2 + 1) * cells - pixels
-    at = xp.minimum(xp.maximum(at, 0), (cells - 1) * 2 * pixels)
-    apart = xp.abs(xp.reshape(at, (-1, 1)) - xp.arange(cells) * 2 * pixels)
-    whole = xp.asarray(2 * pixels, dtype=np.float32)
-    return xp.maximum(1 - xp.asarray(apart, dtype=np.float32) / whole, 0)
-
-
-def _equal(a: int | Var, b: int | Var) -> bool:
-    return isinstance(a, int) and isinstance(b, int) and a == b
-
-
-def _known(size: int | Var) -> Dim:
-    return size if isinstance(size, int) else None
+    return [d for d in largest if isinstance(d, int)], largest

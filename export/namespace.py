@@ -80,12 +80,15 @@ class Traced:
         sizes = {letter: d for term, x in pairs for letter, d in zip(term, x.shape, strict=True)}
         return self.op.Einsum(*operands, equation=equation, dims=tuple(sizes[c] for c in result))
 
-    # -- what layouts and resizing need beyond that ----------------------------------------------
+    # -- what layouts and interpolation need beyond that ----------------------------------------------
 
     def permute_dims(self, x: Var, axes: Sequence[int], /) -> Var:
         return self.op.transpose(x, axes)
 
-    def asarray(self, x: Operand, /, *, dtype: Any) -> Var:
+    def size(self, x: Var, axis: int, /) -> int | Var:
+        return self.op.dim(x, axis)
+
+    def asarray(self, x: Any, /, *, dtype: Any) -> Var:
         if not isinstance(x, Var):
             return self.op.const(np.asarray(x, dtype))
         return self.op.cast(x, ir.DataType.from_numpy(np.dtype(dtype)))

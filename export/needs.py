@@ -6,18 +6,23 @@ To add one, write a function from the :class:`Scene` and the layer to :class:`Gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
 
 from ..contract import Layer, Layout
-from ..errors import LayerNotOnPath
-from ..grids import channels_first
+from ..errors import LayerNotOnPath, ModelError
+from ..grids import CHANNELS_FIRST, CHANNELS_LAST, channel_axis, channels_first
+from .biases import bias
 from .gradients.builder import Builder, Var
 from .gradients.engine import differentiate
+from .gradients.quantized import is_real
+from .gradients.registry import Rule, bound
+from .layouts import Layouts
 from .namespace import Traced
+from .paths import on_path
 from .scores import Choice, FoundScore
 
 
@@ -48,6 +53,8 @@ class Scene:
         choice: what is differentiated.
         found: the score.
         layers: by name.
+        known: the layouts of the graph's values.
+        made: what was provided already.
     """
 
     op: Builder
@@ -56,6 +63,7 @@ class Scene:
     choice: Choice
     found: FoundScore
     layers: Mapping[str, Site]
+    known: Layouts
     made: dict[tuple[str, str], Given] = field(default_factory=dict)
 
 
@@ -64,26 +72,30 @@ class Given:
     """What a method is given for one need.
 
     Attributes:
-        tensors: what it is handed, (B, C, ...grid) each; of a need that is one tensor, that alone.
-        raw: what it was made of, as the file's outputs have it.
+        tensors: (B, C, ...grid) each, in the grid of the map the first.
+        raw: what they were made of, as the file's outputs have it.
         layout: of ``raw``; None if it is ``tensors`` already.
-        several: whether the method is handed a tuple.
+        group: 0: the method is handed the one tensor; 1: a tuple of them; n: a tuple of tuples of n.
+        lead: how many axes stand before the grid.
     """
 
     tensors: tuple[Var, ...]
     raw: tuple[Var, ...]
     layout: Layout | None = None
-    several: bool = False
+    group: int = 0
+    lead: int = 2
 
-    @property
-    def first(self) -> Var:
-        """The tensor whose grid is the map's."""
-        return self.tensors[0]
+    def handed(self, tensors: Sequence[Any], xp: Any) -> Any:
+        """What the method is handed of such tensors: images, a signal being one row, a volume one column."""
+        made = [self._as_image(tensor, xp) for tensor in tensors]
+        if self.group < 2:
+            return tuple(made) if self.group else made[0]
+        return tuple(tuple(made[k : k + self.group]) for k in range(0, len(made), self.group))
 
-    def map(self, function: Callable[[Any], Any]) -> Any:
-        """What the method is handed, each tensor by way of a function."""
-        made = tuple(map(function, self.tensors))
-        return made if self.several else made[0]
+    def _as_image(self, tensor: Any, xp: Any) -> Any:
+        *lead, width = tensor.shape
+        flat = len(tensor.shape) - self.lead == 2
+        return tensor if flat else xp.reshape(tensor, (*lead[: self.lead], -1, width))
 
 
 Provider = Callable[[Scene, Layer | None], Given]
@@ -120,8 +132,76 @@ def _curvature(scene: Scene, layer: Layer | None) -> Given:
     return scene.made[key]
 
 
+def _biases(scene: Scene, layer: Layer | None) -> Given:
+    """The input times its gradient, and each bias times the gradient where it is added."""
+    key = "biases", ""
+    if key not in scene.made:
+        op = scene.op
+        path = on_path(op.graph, scene.choice.seeds)
+        found = {v: b for v in path if v in scene.known and (b := bias(op, _maker(v))) is not None}
+        gradients = _from_score(scene, [scene.image, *found])
+        pairs = [(scene.image, op.single(op.wrap(scene.image))), *found.items()]
+        terms = [(v, Var((gradients[v] * b).value, op, gradients[v].dims)) for v, b in pairs]
+        layouts = {scene.image: image_layout(scene), **scene.known}
+        made = tuple(channels_first(term, layouts[v], Traced(op)) for v, term in terms)
+        scene.made[key] = Given(made, made, group=1)
+    return scene.made[key]
+
+
+def _guided(scene: Scene, layer: Layer | None) -> Given:
+    """The input's gradient, which a ReLU passes on only where it is positive."""
+    key = "guided", ""
+    if key not in scene.made:
+        rules = [bound(_guided_relu, "Relu", "X")]
+        raw = _from_score(scene, [scene.image], rules)[scene.image]
+        layout = image_layout(scene)
+        scene.made[key] = Given((channels_first(raw, layout, Traced(scene.op)),), (raw,), layout)
+    return scene.made[key]
+
+
+def _guided_relu(op: Builder, g: Var, Y: Var) -> Var:
+    return op.where(Y > 0, op.binary("Max", g, 0.0), 0.0)
+
+
+def _from_score(scene: Scene, wrt: Sequence[ir.Value], rules: Sequence[Rule] = ()) -> dict[ir.Value, Var]:
+    """The score's gradients, in float32 at least."""
+    score = scene.found.score
+    if not is_real(scene.image):
+        raise ModelError(
+            f"The model's input {scene.image.name!r} holds whole numbers: it has no gradient, and a map that "
+            "is made of that cannot be fused."
+        )
+    made = differentiate(
+        scene.op, scene.choice.seeds, wrt, score.output, unclipped=not score.probability, rules=rules
+    )
+    return {value: scene.op.single(g) for value, g in made.items()}
+
+
+def image_layout(scene: Scene) -> Layout:
+    """Of the image input."""
+    dims = scene.op.wrap(scene.image).shape
+    channels = channel_axis(dims) if 3 <= len(dims) <= 5 else -1
+    if len(dims) == 4 and scene.channels_last is not None:
+        channels = 3 if scene.channels_last else 1
+    kinds = {1: CHANNELS_FIRST, len(dims) - 1: CHANNELS_LAST}
+    if channels not in kinds:
+        raise ModelError(
+            f"The model's input {scene.image.name!r}, {list(dims)}, is no signal, image or volume: a map in "
+            "its grid cannot be fused."
+        )
+    return Layout(kinds[channels][len(dims) - 3])  # type: ignore[arg-type]
+
+
+def _maker(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node
+
+
 PROVIDERS: dict[str, Provider] = {
     "activations": _of_layer("activations"),
     "gradients": _of_layer("gradients"),
     "curvature": _curvature,
+    "biases": _biases,
+    "guided": _guided,
 }

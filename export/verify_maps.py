@@ -15,7 +15,7 @@ from ..contract import Record
 from ..errors import VerificationError
 from ..grids import channels_first
 from ..postprocess import heatmaps, resize
-from .fuse import TracedMap, as_image
+from .fuse import TracedMap
 from .needs import Given
 from .verify import Feeds
 
@@ -95,22 +95,18 @@ def on_host(traced: TracedMap, found: Feeds, size: tuple[int, ...], dtype: Any) 
     raw = []
     for given in traced.given:
         tensors = {need: _arrays(g, found, dtype) for need, g in given.items()}
-        grid = next(t[0] if isinstance(t, tuple) else t for t in tensors.values()).shape[2:]
-        flat = {
-            need: tuple(as_image(x, np) for x in t) if isinstance(t, tuple) else as_image(t, np)
-            for need, t in tensors.items()
-        }
-        made = method(**flat)
+        first, of_first = next(zip(given.values(), tensors.values(), strict=True))
+        grid = of_first[0].shape[first.lead :]
+        made = method(**{need: g.handed(tensors[need], np) for need, g in given.items()})
         raw.append(np.asarray(made, np.float32).reshape(len(made), *grid))
     if fused.scaled:
         return heatmaps(raw, size, method.rectify, fused.fuse)
     return resize(raw[0], size)
 
 
-def _arrays(given: Given, found: Feeds, dtype: Any) -> Any:
+def _arrays(given: Given, found: Feeds, dtype: Any) -> list[np.ndarray[Any, Any]]:
     """What the host's function is given for one need."""
     arrays = [found[x.value.name or ""] for x in given.raw]
     if given.layout is not None:
         arrays = [channels_first(a, given.layout) for a in arrays]
-    made = tuple(a.astype(dtype) for a in arrays)
-    return made if given.several else made[0]
+    return [a.astype(dtype) for a in arrays]

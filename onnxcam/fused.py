@@ -39,7 +39,8 @@ def usable(record: Record) -> list[str]:
 
 def _of_tensors(record: Record, method: Method) -> bool:
     heads = {layer.head for layer in record.layers}
-    return not record.maps_only and not method.inside and (method.head is None or heads == {method.head})
+    there = not record.maps_only and not method.inside and ("tail" not in method.needs or bool(record.tails))
+    return there and (method.head is None or heads == {method.head})
 
 
 def find(record: Record, method: str, layers: Sequence[str], fuse: str | None = None) -> Fused | None:

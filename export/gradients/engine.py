@@ -86,6 +86,7 @@ def differentiate(
     wrt: Sequence[ir.Value],
     name: str = "",
     unclipped: bool = False,
+    rules: Sequence[Rule] = (),
 ) -> dict[ir.Value, Var]:
     """Append the gradient of ``sum of (value * seed)`` with respect to values of the graph.
 
@@ -96,6 +97,7 @@ def differentiate(
         name: what to call the score in messages; the first value's own name if empty.
         unclipped: let the gradient through the quantisations right before ``seeds`` at the ends of their
             ranges, too: an image may score higher than those that the ranges were made for.
+        rules: that stand in the place of the registered ones on this walk (:func:`.registry.bound`).
 
     Returns:
         For each value of ``wrt`` its gradient, in its shape.
@@ -106,7 +108,7 @@ def differentiate(
         ShapeUnknown: a rule needs a shape that the graph does not know.
     """
     name = name or next(iter(seeds)).name or "the score"
-    walk = _Walk(op, seeds, wrt)
+    walk = _Walk(op, seeds, wrt, rules)
     walk.unclipped = set().union(*map(roundings_of, seeds)) if unclipped else set()
     for value in wrt:
         if not walk.leads_from(value):
@@ -137,8 +139,11 @@ def is_differentiable(graph: ir.Graph, of: Iterable[ir.Value], wrt: ir.Value) ->
 class _Walk:
     """What lies between the values asked for and the score: steps in forward order, and gaps."""
 
-    def __init__(self, op: Builder, of: Iterable[ir.Value], wrt: Sequence[ir.Value]) -> None:
+    def __init__(
+        self, op: Builder, of: Iterable[ir.Value], wrt: Sequence[ir.Value], rules: Sequence[Rule] = ()
+    ) -> None:
         self.op = op
+        self.rules = rules
         self.gaps: list[Gap] = []
         self.stopped: list[tuple[ir.Node, str]] = []
         self.wrt = wrt
@@ -150,6 +155,14 @@ class _Walk:
         self._recomputed: dict[ir.Value, ir.Value] = {}
         ancestors = _ancestors(self._of)
         self.steps = self._plan([n for n in op.graph if n in ancestors])
+
+    def rule(self, node: ir.Node, wrt: str) -> Rule:
+        """For an input of a node that has one."""
+        wanted = node.domain, node.op_type, wrt
+        other = next((r for r in self.rules if (r.domain, r.op_type, r.wrt) == wanted), None)
+        rule = other or find_rule(node, wrt, self.op.opset)
+        assert rule is not None
+        return rule
 
     def leads_from(self, value: ir.Value) -> bool:
         """Whether the score was reached from this value, over steps and gaps."""
@@ -224,7 +237,7 @@ class _Walk:
             outputs = [v for v in node.outputs if body[v] in self.reached]
             steps.append(Step(node, (), body))
         else:
-            walks = tuple(_Walk(op, op.graph.outputs, captured) for op in inner)
+            walks = tuple(_Walk(op, op.graph.outputs, captured, self.rules) for op in inner)
             for walk in walks:
                 self.gaps += walk.gaps
                 self.stopped += walk.stopped
@@ -252,7 +265,7 @@ class _Walk:
             before, slices = places.before(inner.graph), places.slices(inner.graph)
             behind = places.behind(inner.graph)
             wrt = [*(before[k] for k in sorted(states)), *(slices[j] for j in scanned), *captured]
-            walk = _Walk(inner, [*behind, *places.stacked(inner.graph)], wrt)
+            walk = _Walk(inner, [*behind, *places.stacked(inner.graph)], wrt, self.rules)
             # A state that depends on one that counts does so, too, from the next repetition on.
             more = {k for k, v in enumerate(behind) if v in walk.reached and _is_float(v)} - states
             if not more:
@@ -375,8 +388,7 @@ def _reverse(
             continue
         for index in step.indices:
             wrt_name = input_name(node, index, op.opset)
-            rule = find_rule(node, wrt_name, op.opset)
-            assert rule is not None
+            rule = walk.rule(node, wrt_name)
             try:
                 with op.working_on(rule.name, node.name or node.op_type):
                     g = _apply(walk, rule, node, index, gs)

@@ -76,17 +76,7 @@ def vjp(
     """
 
     def register(function: Callable[..., Cotangent]) -> Callable[..., Cotangent]:
-        parameters = inspect.signature(function).parameters.values()
-        rule = Rule(
-            op_type,
-            domain,
-            wrt,
-            since,
-            function,
-            tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in _SPECIAL),
-            tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
-            frozenset(p.name for p in parameters) & _SPECIAL,
-        )
+        rule = bound(function, op_type, wrt, since, domain)
         siblings = _RULES.setdefault((domain, op_type, wrt), [])
         if any(r.since == since for r in siblings):
             raise ValueError(f"{rule.name} since {since} is registered twice")
@@ -95,6 +85,23 @@ def vjp(
         return function
 
     return register
+
+
+def bound(
+    function: Callable[..., Cotangent], op_type: str, wrt: str, since: int = 1, domain: str = ""
+) -> Rule:
+    """A function as the rule for one input of an operator, not registered; see :func:`vjp`."""
+    parameters = inspect.signature(function).parameters.values()
+    return Rule(
+        op_type,
+        domain,
+        wrt,
+        since,
+        function,
+        tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in _SPECIAL),
+        tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
+        frozenset(p.name for p in parameters) & _SPECIAL,
+    )
 
 
 def stop(op_type: str, reason: str, wrt: Sequence[str] | None = None, domain: str = "") -> None:

@@ -81,8 +81,8 @@ def test_a_tensor_is_cut_by_slices_alone(key):
 
 def test_it_has_all_that_a_method_may_call():
     declared = {n for n, f in inspect.getmembers(methods.Namespace) if not n.startswith("_") and callable(f)}
-    assert declared == {n for n in dir(Traced) if not n.startswith("_")} - {
-        "permute_dims",
-        "asarray",
-        "arange",
-    }
+    assert declared == {n for n in dir(Traced) if not n.startswith("_")} - BEYOND
+
+
+#: What layouts and interpolation need.
+BEYOND = {"permute_dims", "asarray", "arange", "size"}
