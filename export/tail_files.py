@@ -21,12 +21,9 @@ from .from_onnx import sha256
 from .gradients.builder import dims_of
 from .paths import image_input
 from .tails import cut
-from .verify import TOLERANCE, TOLERANCE_OF_BFLOAT16, Feeds, relative_error, run
+from .verify import GRADIENT_TOLERANCE, KINKS, TOLERANCE, TOLERANCE_OF_BFLOAT16, Feeds, relative_error, run
 from .write import staged
 
-#: Largest gradient error allowed, over the largest entry, in the elements that are not at a kink.
-GRADIENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "float16": 5e-2}
-KINKS = 0.01  #: share of the elements, or of the gradient's length, that may be off: a ReLU on its kink
 _AGAIN = (2, 0, 1, 2, 0)  #: which of a batch's images the tail is given, in another number and order
 
 

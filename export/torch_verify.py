@@ -17,13 +17,8 @@ from torch.utils import _pytree as pytree
 from ..contract import CLASS, SCORE, Record, Score
 from ..errors import VerificationError
 from .torch_capture import Captured, Target, capturing, outputs_by_name
-from .verify import TOLERANCE, relative_error, run
+from .verify import GRADIENT_TOLERANCE, KINKS, TOLERANCE, relative_error, run
 
-#: Largest gradient error allowed, over the largest entry, in the elements that are not at a kink.
-GRADIENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "float16": 5e-2}
-#: Share of the elements, or of the gradient's length, that may be off: a ReLU or max-pool that sits on its
-#: kink may go either way.
-KINKS = 0.01
 #: One ReLU on its kink behind a flattening moves every element. It does not sit there on another input.
 ATTEMPTS = 4
 

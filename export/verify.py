@@ -19,6 +19,11 @@ from .gradients.builder import dims_of
 #: Largest difference allowed, as a share of the output's largest entry. The same arithmetic in
 #: another order of fusion differs by some 1e-6 in float32.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-2}
+#: Largest gradient error allowed, over the largest entry, in the elements that are not at a kink.
+GRADIENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "float16": 5e-2}
+#: Share of the elements, or of the gradient's length, that may be off: a ReLU or max-pool that sits on its
+#: kink may go either way.
+KINKS = 0.01
 TOLERANCE_OF_BFLOAT16 = 5e-2  #: of any output of a file that computes in it
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
