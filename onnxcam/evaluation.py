@@ -175,7 +175,7 @@ def evaluate(
         of: "probability": after a softmax where a classifier gives logits; the papers' metrics are
             defined on it. "output": the score as the file gives it.
         seed: of the random maps.
-        options: of metrics, {metric: {option: value}}, such as ``{"deletion": {"steps": 50}}``.
+        options: of metrics and methods, {name: {option: value}}, such as ``{"deletion": {"steps": 50}}``.
         progress: called with (done, total).
 
     Returns:
@@ -195,10 +195,12 @@ def evaluate(
             'Explainer(..., preprocess="imagenet").'
         )
     named = photos.each(images)
-    columns = _columns(usual(truths is not None) if metrics is None else metrics, truths, randomised, options)
+    chosen, options = _chosen(methods), options or {}
+    columns = _columns(usual(truths is not None) if metrics is None else metrics, truths, randomised)
+    _check_options(options, {**{m.name: m.options for m in chosen}, **_options_of(columns)})
     wanted = _each(target if isinstance(target, (list, tuple)) else [target] * len(named), named, "target")
     given = _each([None] * len(named) if truths is None else truths, named, "truths")
-    sources = {m.name: subjects.of_method(m, layers) for m in _chosen(methods)}
+    sources = {m.name: subjects.of_method(m, layers, options.get(m.name, {})) for m in chosen}
     sources[RANDOM] = subjects.of_noise(seed)
     bench = _Bench(
         explainer, randomised, columns, options or {}, sources, progress, len(named) * len(sources)
@@ -328,7 +330,6 @@ def _columns(
     metrics: Sequence[str | Metric],
     truths: Any,
     randomised: Explainer | None,
-    options: Mapping[str, Mapping[str, Any]] | None,
 ) -> tuple[Metric, ...]:
     """The metrics, once each, with what they need."""
     each = [metrics] if isinstance(metrics, (str, Metric)) else metrics
@@ -342,19 +343,24 @@ def _columns(
             raise MetricError(f"The metric '{m.name}' needs {registry.NEEDED['truth']}.")
         if "randomised" in m.needs and randomised is None:
             raise MetricError(f"The metric '{m.name}' needs {registry.NEEDED['randomised']}.")
-    for name, values in (options or {}).items():
-        if name not in columns:
-            raise MetricError(
-                f"There are options of '{name}', which is not measured.{nearest(name, list(columns))}"
-            )
-        known = registry.options(columns[name])
-        for option in values:
-            if option not in known:
-                raise MetricError(
-                    f"The metric '{name}' has no option '{option}'.{nearest(option, list(known))} It has: "
-                    f"{', '.join(f'{k} ({v})' for k, v in known.items()) or 'none'}."
-                )
     return tuple(columns.values())
+
+
+def _options_of(columns: Sequence[Metric]) -> dict[str, Mapping[str, Any]]:
+    return {m.name: registry.options(m) for m in columns}
+
+
+def _check_options(given: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, values in given.items():
+        if name not in known:
+            raise InputError(
+                f"There are options of '{name}', which is not evaluated.{nearest(name, list(known))}"
+            )
+        for option in values:
+            if option not in known[name]:
+                its = ", ".join(f"{k} ({v})" for k, v in known[name].items()) or "none"
+                near = nearest(option, list(known[name]))
+                raise InputError(f"'{name}' has no option '{option}'.{near} It has: {its}.")
 
 
 def _each(values: Sequence[Any], named: Sequence[Any], what: str) -> Sequence[Any]:

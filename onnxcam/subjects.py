@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,12 +73,12 @@ class Subject:
     black: NDArray[np.float32] | None = None
 
 
-def of_method(method: Method, layers: Any) -> Source:
-    """The maps of a method."""
+def of_method(method: Method, layers: Any, options: Mapping[str, Any]) -> Source:
+    """The maps of a method with some of its options."""
 
     def make(explainer: Explainer, x: NDArray[Any], target: Any) -> Made:
         start = time.perf_counter()
-        found = explainer.explain_tensor(_fed(explainer, x[None]), method, [target], layers)
+        found = explainer.explain_tensor(_fed(explainer, x[None]), method, [target], layers, **options)
         seconds = time.perf_counter() - start
         return Made(np.asarray(found.heatmaps[0]), found.passes, found.tail_passes, seconds)
 
@@ -206,11 +206,17 @@ def _asked(
             f"'{name}' is evaluated for one target, not {len(told)}: give the photo once for each."
         )
 
+    class_id = int(told.class_ids[0])
+    how = explainer.record.score
+    as_class = of == "probability" and how.task == "classification" and class_id >= 0
+    if as_class and how.output in told.outputs:  # a file that takes weights gives logits alone beside it
+        scorer = replace(scorer, copies=replace(scorer.copies, one_table=True))
+
     def score(make: Make, count: int) -> NDArray[np.float32]:
-        return scorer.inputs(lambda part: _fed(explainer, make(part)), count, of=of)[:, 0]
+        found = scorer.inputs(lambda part: _fed(explainer, make(part)), count, of=of)[:, 0]
+        return np.exp(found) if as_class and how.activation == "log_softmax" else found
 
     clean = float(score(lambda part: tensor[None], 1)[0])
-    class_id = int(told.class_ids[0])
     pinned = class_id if class_id >= 0 else target
     return Subject(name, tensor, score, clean, pinned, told.labels[0], where, black)
 

@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        metavar="METRIC.OPTION=VALUE",
-        help="an option of a metric, such as deletion.steps=50; may be repeated",
+        metavar="NAME.OPTION=VALUE",
+        help="an option of a metric or a method, such as deletion.steps=50; may be repeated",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random maps (default: 0)")
     options.add_layers(parser, "which of the file's layers; may be repeated (default: all, fused)")
@@ -220,13 +220,13 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        metric, dot, option = name.rpartition(".")
+        of, dot, option = name.rpartition(".")
         try:
-            made.setdefault(metric, {})[option] = json.loads(value)
+            made.setdefault(of, {})[option] = json.loads(value)
         except ValueError:
             equals = ""
         if not equals or not dot:
-            raise InputError(f"--set is METRIC.OPTION=VALUE, such as deletion.steps=50, not {text!r}.")
+            raise InputError(f"--set is NAME.OPTION=VALUE, such as deletion.steps=50, not {text!r}.")
     return made
 
 

@@ -187,9 +187,22 @@ def test_every_name_of_the_registry_can_be_asked(explainer):
     assert not any(methods.get(name).runs for name in ran - {RANDOM})
 
 
-def test_options_reach_the_metric(explainer, asked):
-    found = evaluate(explainer, asked[0][0], "gradcam", ["deletion"], options={"deletion": {"steps": 4}})
+def test_options_reach_the_metric_and_the_method(explainer, asked):
+    seen = []
+
+    def tuned(activations, *, power=1):
+        seen.append(power)
+        return (activations**power).mean(axis=1)
+
+    own = Method("tuned", tuned, ("activations",), source="a test", formula="mean A^p")
+    options = {"deletion": {"steps": 4}, "tuned": {"power": 2}}
+    found = evaluate(explainer, asked[0][0], own, ["deletion"], options=options)
     assert len(found.rows[0].measured["deletion"].curve.x) == 5
+    assert set(seen) == {2}
+
+
+def test_no_metric_is_called_as_a_method_is():
+    assert not {*metrics.names()} & {*methods.names(), RANDOM}
 
 
 BLACK = np.zeros((40, 40, 3), np.uint8)
@@ -217,10 +230,10 @@ BLACK = np.zeros((40, 40, 3), np.uint8)
         ({"target": [1, 2]}, InputError, "target has 2 entries for 1 photos; a list has one per photo"),
         ({"target": [[1, 2]]}, TargetError, "evaluated for one target, not 2: give the photo once for each"),
         ({"truths": []}, InputError, "truths has 0 entries for 1 photos"),
-        ({"options": {"drop": {}}}, MetricError, "There are options of 'drop', which is not measured"),
+        ({"options": {"drop": {}}}, InputError, "There are options of 'drop', which is not evaluated"),
         (
             {"options": {"deletion": {"step": 3}}},
-            MetricError,
+            InputError,
             r"'deletion' has no option 'step'\. Nearest: 'steps'\. It has: steps \(20\)",
         ),
         ({"images": []}, ImageError, "no image to explain"),
@@ -294,6 +307,20 @@ KINDS = {
     "its own softmax": {
         "body": f"{CONV} z = Gemm<transB=1>(f, v, b) y = Softmax(z)",
         "inputs": "float[N,3,24,24] x",
+    },
+    "its own logarithms": {
+        "body": f"{CONV} z = Gemm<transB=1>(f, v, b) y = LogSoftmax(z)",
+        "inputs": "float[N,3,24,24] x",
+    },
+    "weights at run time": {
+        "body": f"{CONV} {HEAD}",
+        "inputs": "float[N,3,24,24] x",
+        "score": {"seed": True},
+    },
+    "softmax and weights": {
+        "body": f"{CONV} z = Gemm<transB=1>(f, v, b) y = Softmax(z)",
+        "inputs": "float[N,3,24,24] x",
+        "score": {"seed": True},
     },
 }
 
