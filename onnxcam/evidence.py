@@ -387,9 +387,19 @@ def _runners(
     given: dict[str, Any] = {}
     if "masked" in needs:
         given["masked"] = Scorer(file.session, feeds, file.image, file.channels, copies)
+        if not given["masked"].sides:
+            raise MethodError(
+                f"The method '{request.method.name}' hides places of the input, and '{file.image.name}', "
+                f"{file.image}, has none: it is for images, signals and volumes."
+            )
     if layer is None:
         return given
     tensor = run.arrays[layer.activations]
+    if not np.isfinite(tensor).all():
+        raise TensorError(
+            f"The activations of the layer '{layer.name}' hold NaN or infinity: the model overflows there. A "
+            "float16 model may need its float32 version."
+        )
     if "tail" in needs:
         tail = file.tail(layer.name)
         known = next(t for t in file.record.tails if t.layer == layer.name)

@@ -388,7 +388,7 @@ class Explainer:
         """The axis of the image input that counts its channels."""
         if len(self._image.shape) == 4:
             return 3 if inputs.layout_of(self._image, self.preprocess) == "NHWC" else 1
-        return channel_axis(self._image.shape)
+        return channel_axis(self._image.shape) if len(self._image.shape) in (3, 5) else 1
 
     def _size(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input's grid: (h, w), a signal's (l,) or a volume's (d, h, w); empty if it has none."""

@@ -367,3 +367,57 @@ def test_the_graphs_beside_are_what_the_exporter_says():
 
     for name, text in GRAPHS.items():
         assert onnx.load(Path(onnxcam.__file__).with_name(name)) == build(text)
+
+
+def test_inputs_without_places():
+    """A table has columns, and no place that could be hidden."""
+    onnx = pytest.importorskip("onnx")
+    text = '<ir_version: 8, opset_import: ["": 18]> t (float[N,4] x) => (float[N,4] y) { y = Softmax(x) }'
+    box = Explainer(onnx.parser.parse_model(text).SerializeToString(), ["cpu"], black_box=True)
+    message = (
+        r"^The method 'rise' hides places of the input, and 'x', float32 \(N, 4\), has none: it is for images"
+    )
+    with pytest.raises(errors.MethodError, match=message):
+        box.explain_tensor(np.ones((1, 4), np.float32), "rise")
+
+
+@pytest.mark.parametrize("name", ["scorecam", "iscam"])
+def test_activations_that_are_no_numbers(name, tiny, monkeypatch):
+    explainer = opened(tiny())
+    run = explainer._session.run
+
+    def broken(feeds, fetch):
+        found = run(feeds, fetch)
+        for key in found:
+            if key.startswith("cam.activations"):
+                found[key] = found[key].copy()
+                found[key][:, 2, 1, 1] = np.nan
+        return found
+
+    monkeypatch.setattr(explainer._session, "run", broken)
+    with pytest.raises(
+        errors.TensorError, match=r"^The activations of the layer 'top' hold NaN or infinity: the"
+    ):
+        explainer.explain_tensor(tiny().x(1), name)
+    with pytest.raises(errors.TensorError, match=r"^The map of image 0 of the batch is not finite"):
+        explainer.explain_tensor(tiny().x(1), "gradcam")
+
+
+def test_signals_and_volumes_are_masked_along_all_their_axes():
+    pytest.importorskip("onnx")
+    from .. import nets
+
+    head = "r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v)"
+    for axes, kernel, shape in (("L", "[1,1]", (9,)), ("D,H,W", "[1,1,1,1,1,1]", (4, 5, 6))):
+        model = nets.model(
+            f"c = Conv<pads={kernel}>(x, w, b) {head}",
+            f"float[N,3,{axes}] x",
+            "float[N,5] y",
+            nets.weights(w=(4, 3, *[3] * len(shape)), b=(4,), v=(5, 4)),
+        )
+        box = Explainer(model.SerializeToString(), ["cpu"], black_box=True)
+        x = np.random.default_rng(0).standard_normal((1, 3, *shape)).astype(np.float32)
+        for name, options in (("rise", {"masks": 20, "cells": 3}), ("occlusion", {"window": 0.5})):
+            result = box.explain_tensor(x, name, 1, **options)
+            assert result.heatmaps.shape == (1, *shape)
+            assert result.heatmaps.max() > 0.99
