@@ -187,6 +187,21 @@ def test_every_name_of_the_registry_can_be_asked(explainer):
     assert not any(methods.get(name).runs for name in ran - {RANDOM})
 
 
+def test_the_usual_metrics_need_no_further_package():
+    from test_promises import python
+
+    code = """
+import numpy as np
+from onnxcam import Explainer, demo
+from onnxcam.evaluation import evaluate, usual
+photo = np.zeros((40, 40, 3), np.uint8)
+e = Explainer(demo.model_bytes(), ["cpu"])
+found = evaluate(e, photo, "gradcam", usual(True), truths=[[[0, 0, 9, 9]]])
+print(len(found.rows[0].measured))
+"""
+    assert python(code, "scipy", "matplotlib", "sklearn", "torch", "onnx", "rich") == "6"
+
+
 def test_options_reach_the_metric_and_the_method(explainer, asked):
     seen = []
 
