@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Matrix: TypeAlias = NDArray[np.float64]
 
+_LARGE = 400  #: rows from which on not all eigenvectors are computed
+_BLOCK = 4
+
 #: A component has no sign of its own. ``channels``: the one with which the map correlates with the sum over
 #: the channels; ``peak``: the one with which the value furthest from zero is positive.
 Sign: TypeAlias = Literal["channels", "peak"]
@@ -83,11 +86,37 @@ def _dual(products: Matrix) -> Matrix:
 
 def _first(matrix: Matrix) -> tuple[float, Matrix]:
     """The largest eigenvalue and its eigenvector; zeros where it is not positive or not alone the largest."""
-    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = _largest(matrix) if len(matrix) > _LARGE else np.linalg.eigh(matrix)
     second = values[-2] if len(values) > 1 else 0.0
     if values[-1] <= _rounding(matrix) or values[-1] - second <= _rounding(matrix):
         return 0.0, np.zeros(len(matrix))
     return float(values[-1]), vectors[:, -1]
+
+
+def _largest(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """The largest eigenvalues of a symmetric matrix and their vectors, ascending, without the others.
+
+    Block Krylov iteration (Golub and Underwood, "The block Lanczos method for computing eigenvalues", 1977):
+    the matrix is only multiplied with a few vectors. Equal eigenvalues are found, up to as many as a block
+    has columns. Where it does not converge, all are computed.
+    """
+    n = len(matrix)
+    block = np.linalg.qr(np.random.default_rng(0).standard_normal((n, _BLOCK)))[0]
+    basis, images = block, matrix @ block
+    while basis.shape[1] <= n // 4:
+        for _ in range(8):
+            block = images[:, -_BLOCK:]
+            for _ in range(2):  # twice is enough
+                block = block - basis @ (basis.T @ block)
+            if np.abs(block).max() <= _rounding(matrix):
+                break
+            block = np.linalg.qr(block)[0]
+            basis, images = np.hstack([basis, block]), np.hstack([images, matrix @ block])
+        values, inside = np.linalg.eigh(basis.T @ images)
+        rest = float(np.linalg.norm(images @ inside[:, -1] - values[-1] * (basis @ inside[:, -1])))
+        if rest <= max(1e-9 * (values[-1] - values[-2]), _rounding(matrix)):
+            return values[-2:], basis @ inside[:, -2:]
+    return np.linalg.eigh(matrix)
 
 
 def _doubly_centred(products: Matrix) -> Matrix:

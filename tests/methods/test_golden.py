@@ -28,7 +28,7 @@ RAW = {
     "fem": [0, 0, 0, 0],  # no cell of four is two standard deviations above their mean
     "refinecam:pgc": [0.1599987, 0.1912124, 0.7375660, 0.7687797],
 }
-HERE = {"gradcam++", "refinecam", "kpcacam"}  # in tests of their own below
+HERE = {"gradcam++", "refinecam", "kpcacam", "randomcam"}  # in tests of their own below
 
 
 def run(name, activations, gradients=None, **options):
@@ -42,6 +42,19 @@ def test_golden_vectors(name, dtype):
     assert raw.shape == (1, 2, 2)
     assert raw.dtype == dtype
     np.testing.assert_allclose(raw.ravel(), RAW[name], atol=2e-7 if dtype == np.float64 else 1e-6)
+
+
+def test_randomcam_weighs_by_chance_and_the_same_in_every_batch():
+    rng = np.random.default_rng(3)
+    activations = rng.random((4, 200, 2, 3)).astype(np.float32)
+    raw = run("randomcam", activations)
+    np.testing.assert_allclose(raw[1:2], run("randomcam", activations[1:2]), rtol=1e-5)
+    ones = np.eye(200, dtype=np.float32).reshape(1, 200, 10, 20)
+    drawn = run("randomcam", ones).ravel()
+    assert -1 <= drawn.min() < -0.9
+    assert 0.9 < drawn.max() <= 1
+    assert abs(drawn.mean()) < 0.15
+    assert np.abs(run("randomcam", ones, seed=1).ravel() - drawn).max() > 0.5
 
 
 def test_every_method_has_a_golden_vector():
@@ -150,6 +163,32 @@ def test_where_several_directions_are_first_none_is_shown():
     assert not run("eigencam", corners).any()
     assert not run("eigencam", np.concatenate([corners, 0 * corners, 0 * corners], axis=1)).any()
     assert run("eigencam", corners * np.array([1.0, 1.001]).reshape(1, 2, 1, 1)).any()
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-5])
+def test_large_grids_have_the_component_of_all_eigenvectors(apart):
+    """Beyond 400 cells the largest eigenvalue alone is computed, also where the second is near."""
+    rng = np.random.default_rng(11)
+    cells, channels = 900, 600
+    v = np.linalg.qr(rng.normal(size=(channels, 500)))[0]
+    u = np.linalg.qr(np.hstack([np.ones((cells, 1)), rng.normal(size=(cells, 500))]))[0][:, 1:]  # no mean
+    values = np.concatenate([[1 + apart, 1.0], np.linspace(0.99, 0, 498)])
+    activations = (v * values @ u.T).reshape(1, channels, 30, 30)
+    centred = activations[0].reshape(channels, -1).T
+    centred = centred - centred.mean(0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    assert sizes[0] - sizes[1] == pytest.approx(apart, rel=1e-6)
+    expected = centred @ directions[0]
+    for name, options in {"eigencam": {}, "kpcacam": {"kernel": "linear"}}.items():
+        raw = run(name, activations, **options).ravel()
+        sign = np.sign(raw @ expected)
+        np.testing.assert_allclose(sign * raw, expected, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+
+
+def test_large_grids_where_several_directions_are_first():
+    ones = np.eye(500)[None].reshape(1, 500, 20, 25)  # each cell has a channel of its own
+    assert not run("kpcacam", ones, kernel="rbf", gamma=1.0).any()
+    assert not run("eigencam", ones).any()
 
 
 def test_one_channel_is_its_own_component():
