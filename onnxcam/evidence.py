@@ -18,6 +18,7 @@ from .contract import (
     CLASS,
     EMBEDDING,
     SCORE,
+    TOP_CLASS,
     Fused,
     Layer,
     Layout,
@@ -32,7 +33,7 @@ from .rows import Rows
 from .session import Session, TensorInfo
 from .smoothing import Change, Smoothing
 from .tail import Tail, rows_of
-from .targets import TOP_CLASS, Targets
+from .targets import Targets
 
 _log = logging.getLogger("onnxcam")
 

@@ -323,12 +323,11 @@ class Explainer:
         """The map that the file computes, where there is no other way to it."""
         if not method.inside and not (self.record.maps_only and not method.runs):
             return None
-        one = isinstance(layers, str)
-        wanted = [layers] if one else list(layers or ())  # type: ignore[list-item]
         if layers is None:
             mine = [f for f in self.record.fused if f.method == method.name]
             found = mine[0] if mine else fused.require(self.record, method.name, ())
         else:
+            wanted = [layers] if isinstance(layers, str) else list(layers)
             found = fused.require(self.record, method.name, wanted)
         if changed:
             raise MethodError(
@@ -340,8 +339,8 @@ class Explainer:
     def _layers(self, method: Method, layers: str | Sequence[str] | None) -> tuple[Layer, ...]:
         """Those that the method looks at."""
         if method.layered and not self.layers:
-            known = map(methods.get, methods.names())
-            able = ", ".join(m.name for m in known if not m.layered and not m.inside)
+            every = map(methods.get, methods.names())
+            able = ", ".join(m.name for m in every if not m.layered and not m.inside)
             raise MethodError(
                 f"The method '{method.name}' looks at a layer, and a file that was not rewritten shows none: "
                 f"take one of {able}, or make the file explainable (`onnxcam rewrite`)."

@@ -59,7 +59,7 @@ def test_xgradcam_keeps_the_sum_of_gradient_times_activation(tensors):
     np.testing.assert_allclose(run("xgradcam", activations, gradients).sum((1, 2)), total, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "randomcam"])
 def test_the_order_of_channels_does_not_matter(name, tensors):
     activations, gradients = tensors
     order = np.random.default_rng(1).permutation(6)
