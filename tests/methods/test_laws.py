@@ -218,7 +218,7 @@ def test_a_record_is_complete(name):
     record = methods.get(name)
     assert record.name == name
     assert record.source
-    assert record.formula.startswith("M = ")
+    assert record.formula.startswith(("M = ", "M_ij = "))
     assert {*record.needs} <= {*methods.NEEDS}
     doc = record.function.__doc__ or ""
     for section in ("Args:", "Returns:", "(T, h, w)" if record.runs else "(B, h, w)"):
