@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ..contract import Layer, Layout
 from ..errors import LayerNotOnPath, ModelError
 from ..grids import CHANNELS_FIRST, CHANNELS_LAST, channel_axis, channels_first
+from .attention import behind, over_cells, transformer
 from .biases import bias
 from .gradients.builder import Builder, Var
 from .gradients.engine import differentiate
@@ -75,22 +76,20 @@ class Given:
         tensors: (B, C, ...grid) each, in the grid of the map the first.
         raw: what they were made of, as the file's outputs have it.
         layout: of ``raw``; None if it is ``tensors`` already.
-        group: 0: the method is handed the one tensor; 1: a tuple of them; n: a tuple of tuples of n.
+        several: whether the method is handed a tuple.
         lead: how many axes stand before the grid.
     """
 
     tensors: tuple[Var, ...]
     raw: tuple[Var, ...]
     layout: Layout | None = None
-    group: int = 0
+    several: bool = False
     lead: int = 2
 
     def handed(self, tensors: Sequence[Any], xp: Any) -> Any:
         """What the method is handed of such tensors: images, a signal being one row, a volume one column."""
-        made = [self._as_image(tensor, xp) for tensor in tensors]
-        if self.group < 2:
-            return tuple(made) if self.group else made[0]
-        return tuple(tuple(made[k : k + self.group]) for k in range(0, len(made), self.group))
+        made = tuple(self._as_image(tensor, xp) for tensor in tensors)
+        return made if self.several else made[0]
 
     def _as_image(self, tensor: Any, xp: Any) -> Any:
         *lead, width = tensor.shape
@@ -144,7 +143,7 @@ def _biases(scene: Scene, layer: Layer | None) -> Given:
         terms = [(v, Var((gradients[v] * b).value, op, gradients[v].dims)) for v, b in pairs]
         layouts = {scene.image: image_layout(scene), **scene.known}
         made = tuple(channels_first(term, layouts[v], Traced(op)) for v, term in terms)
-        scene.made[key] = Given(made, made, group=1)
+        scene.made[key] = Given(made, made, several=True)
     return scene.made[key]
 
 
@@ -161,6 +160,30 @@ def _guided(scene: Scene, layer: Layer | None) -> Given:
 
 def _guided_relu(op: Builder, g: Var, Y: Var) -> Var:
     return op.where(Y > 0, op.binary("Max", g, 0.0), 0.0)
+
+
+def _attention(scene: Scene, layer: Layer | None) -> Given:
+    """Per block the gradient of its score, which the head makes of its tokens, at its attention."""
+    key = "attention", ""
+    if key not in scene.made:
+        op, score = scene.op, scene.found.value
+        if set(scene.choice.seeds) != {score} or scene.found.score.rest:
+            raise ModelError(
+                "The score of a block is one output's logit or probability: leave other scores (`rest`, "
+                "`seed` of several outputs) out to fuse a map that is made of the blocks' attention."
+            )
+        model = transformer(on_path(op.graph, [score]), score, scene.known)
+        end = model.blocks[-1].tokens
+        made = []
+        for block in model.blocks:
+            with op.working_on("the score of a block", block.attention.name or ""):
+                own = behind(op, model.head, end, block.tokens, score)
+                op.say_shapes()
+                gradients = differentiate(op, {own: scene.choice.seeds[score]}, [block.attention])
+                gradient = op.single(gradients[block.attention])
+                made.append(over_cells(op, gradient, op.wrap(block.tokens), model.layout))
+        scene.made[key] = Given(tuple(made), tuple(made), several=True, lead=3)
+    return scene.made[key]
 
 
 def _from_score(scene: Scene, wrt: Sequence[ir.Value], rules: Sequence[Rule] = ()) -> dict[ir.Value, Var]:
@@ -204,4 +227,5 @@ PROVIDERS: dict[str, Provider] = {
     "curvature": _curvature,
     "biases": _biases,
     "guided": _guided,
+    "attention": _attention,
 }
