@@ -66,5 +66,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       console.error(`Port ${port} cannot be opened: ${error.message}.${next}`);
       process.exit(1);
     })
-    .listen(port, "localhost", () => console.log(`http://localhost:${port}/  (Ctrl-C ends it)`));
+    .listen(port, "localhost", function () {
+      console.log(`http://localhost:${this.address().port}/  (Ctrl-C ends it)`);
+    });
 }

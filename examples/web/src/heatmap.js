@@ -3,6 +3,7 @@
 import { COLORMAPS } from "./colormaps.js";
 
 const EPSILON = 1e-7; // as onnxcam/postprocess.py has it: a map of zeros stays zero
+export const SIGNED = ["activation_mean", "cam"]; // methods whose negative evidence takes part in the scaling
 const DIM = 0.45; // brightness of what the model never saw, as in onnxcam/overlay.py
 
 /**
@@ -20,14 +21,15 @@ export function scaled(map) {
 }
 
 /**
- * A fused map as a heatmap from 0 to 1: as it is if the file scaled it, else scaled without its negative
- * evidence.
+ * A fused map as a heatmap from 0 to 1: as it is if the file scaled it, else scaled, without its negative
+ * evidence but for methods of {@link SIGNED}.
  *
  * @param {Float32Array} map
- * @param {boolean} isScaled the record's `fused[i].scaled`
+ * @param {{method: string, scaled: boolean}} fused of the record
  */
-export function heatmap(map, isScaled) {
-  return isScaled ? map : scaled(map.map((value) => Math.max(value, 0)));
+export function heatmap(map, fused) {
+  if (fused.scaled !== false) return map;
+  return scaled(SIGNED.includes(fused.method) ? map : map.map((value) => Math.max(value, 0)));
 }
 
 /**

@@ -5,10 +5,11 @@ import { Problem } from "./errors.js";
 import { heatmap } from "./heatmap.js";
 import { apply } from "./preprocess.js";
 import { roundEven } from "./resize.js";
-import { CLASS_INDEX, SCORE, demandClass, readRecord } from "./record.js";
+import { CHOSEN_BOX, CLASS, CLASS_INDEX, SCORE, demandClass, readRecord } from "./record.js";
 import { rank } from "./scores.js";
 
 ort.env.wasm.wasmPaths = new URL("../node_modules/onnxruntime-web/dist/", import.meta.url).href;
+ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
 ort.env.wasm.proxy = true; // in a worker, so that the page stays responsive
 ort.env.logLevel = "error"; // each input with a default is worth a warning to it
 
@@ -62,6 +63,9 @@ function refusal(name, message, hasWeights) {
 class Model {
   /** The run in progress; the next one waits for it. */
   #running = Promise.resolve();
+  /** The last photo, and what {@link apply} made of it: another class or map needs it again. */
+  #photo = null;
+  #applied = null;
   #session;
   #choosable;
 
@@ -73,6 +77,7 @@ class Model {
     this.#session = session;
     this.#choosable = choosable;
     this.input = imageInput(name, record, session);
+    this.threads = ort.env.wasm.numThreads;
   }
 
   /** The name of a class. */
@@ -103,10 +108,11 @@ class Model {
   }
 
   async #explain(photo, fused, classIndex) {
-    const { values, dims, geometry } = apply(photo, this.record.preprocess);
+    if (this.#photo !== photo) [this.#photo, this.#applied] = [photo, apply(photo, this.record.preprocess)];
+    const { values, dims, geometry } = this.#applied;
     const feeds = { [this.input.name]: tensor(this.input.type, values, dims) };
     if (this.#choosable) feeds[CLASS_INDEX] = new ort.Tensor("int64", [BigInt(classIndex)], [1]);
-    const wanted = [fused.output, this.record.score.output, SCORE, "cam.class", "cam.chosen_box"];
+    const wanted = [fused.output, this.record.score.output, SCORE, CLASS, CHOSEN_BOX];
     const start = performance.now();
     const outputs = await this.#session
       .run(feeds, wanted.filter((output) => this.#session.outputNames.includes(output)))
@@ -115,18 +121,12 @@ class Model {
       });
     const milliseconds = performance.now() - start;
     const map = outputs[fused.output];
-    if (map.dims.length !== 3) {
-      throw new Problem(
-        `The map of ${fused.method} in ${this.name} is of a signal or a volume, which this page cannot show. ` +
-          "Fuse a method at a layer with a grid of rows and columns.",
-      );
-    }
     const ranked = rank(outputs[this.record.score.output], this.record.score);
-    const index = classIndex >= 0 ? classIndex : Number(outputs["cam.class"]?.data[0] ?? ranked[0]?.index ?? -1);
+    const index = classIndex >= 0 ? classIndex : Number(outputs[CLASS]?.data[0] ?? ranked[0]?.index ?? -1);
     const score = outputs[SCORE]?.data[0] ?? ranked.find((one) => one.index === index)?.score ?? null;
     const data = Float32Array.from(map.data);
     return {
-      heat: heatmap(data, fused.scaled !== false),
+      heat: heatmap(data, fused),
       map: data,
       height: map.dims[1],
       width: map.dims[2],
@@ -134,7 +134,7 @@ class Model {
       ranked,
       index: index < 0 ? null : index,
       score,
-      box: outputs["cam.chosen_box"]?.data ?? null,
+      box: outputs[CHOSEN_BOX]?.data ?? null,
       milliseconds,
     };
   }
@@ -161,7 +161,7 @@ function imageInput(name, record, session) {
 }
 
 function tensor(type, values, dims) {
-  if (type === "float32") return new ort.Tensor(type, values, dims);
+  if (type === "float32") return new ort.Tensor(type, values.slice(), dims); // the worker takes the buffer away
   const limits = LIMITS[type];
   const rounded = limits
     ? values.map((v) => Math.min(Math.max(roundEven(v), limits[0]), limits[1]))

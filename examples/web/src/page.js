@@ -17,6 +17,7 @@ const state = {
   model: null, // of model.js
   fused: null, // one of its record's maps
   photo: null, // RGB
+  sheet: null, // the photo on a canvas
   classIndex: TOP_CLASS,
   result: null, // of the last run
   stopCamera: null,
@@ -68,20 +69,23 @@ function paint() {
   for (const canvas of [at("photo"), at("heat")]) [canvas.height, canvas.width] = size;
   const context = at("photo").getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
-  const whole = new OffscreenCanvas(photo.width, photo.height);
-  whole.getContext("2d").putImageData(toImageData(photo), 0, 0);
-  context.drawImage(whole, 0, 0, size[1], size[0]);
+  context.drawImage(sheetOf(photo), 0, 0, size[1], size[0]);
   const image = context.getImageData(0, 0, size[1], size[0]);
   dimUnseen(image.data, state.result.placed);
   context.putImageData(image, 0, 0);
-  paintHeat();
-  if (box) frameBox(at("heat").getContext("2d"), box, placed);
+  const colours = new ImageData(colourize(state.result.placed, at("colormap").value), size[1], size[0]);
+  at("heat").getContext("2d").putImageData(colours, 0, 0);
+  if (box) ["photo", "heat"].forEach((id) => frameBox(at(id).getContext("2d"), box, placed));
 }
 
-function paintHeat() {
-  const canvas = at("heat");
-  const rgba = colourize(state.result.placed, at("colormap").value);
-  canvas.getContext("2d").putImageData(new ImageData(rgba, canvas.width, canvas.height), 0, 0);
+/** The photo as a canvas, made once. */
+function sheetOf(photo) {
+  if (state.sheet?.photo !== photo) {
+    const canvas = new OffscreenCanvas(photo.width, photo.height);
+    canvas.getContext("2d").putImageData(toImageData(photo), 0, 0);
+    state.sheet = { photo, canvas };
+  }
+  return state.sheet.canvas;
 }
 
 /** A frame around what was detected, white in black so that it shows on any ground. */
@@ -95,23 +99,20 @@ function frameBox(context, [x1, y1, x2, y2], { scale, offset }) {
   }
 }
 
+const UNNAMED = { detection: "the best detection", embedding: "what makes the embedding" };
+
 /** The caption, the classes' buttons and the status. */
 function describe() {
   const { model, fused, index, score, heat, milliseconds } = state.result;
-  const name = index === null ? "the likeliest" : model.label(index);
+  const name = index === null ? (UNNAMED[model.record.score.task] ?? "the likeliest") : model.label(index);
   const value = score === null ? "" : `, ${unit(model.record)} ${shown(score, model.record)}`;
   const nothing = heat.every((v) => v === 0) ? " Nothing speaks for it: the map is zero." : "";
   const bold = Object.assign(document.createElement("b"), { textContent: name });
   at("caption").replaceChildren(bold, `${value}, by ${fused.method}.${nothing}`);
   at("heat").setAttribute("aria-label", `The heatmap of ${name}`);
   listClasses();
-  status(`${Math.round(milliseconds)} ms for the prediction and its map, ${where()}`);
-}
-
-function where() {
-  const threads = Math.min(4, Math.ceil((navigator.hardwareConcurrency || 1) / 2)); // onnxruntime-web's default
-  const many = globalThis.crossOriginIsolated && threads > 1;
-  return many ? `in WebAssembly on ${threads} threads` : "in WebAssembly on one thread";
+  const workers = model.threads === 1 ? "one thread" : `${model.threads} threads`;
+  status(`${Math.round(milliseconds)} ms for the prediction and its map, in WebAssembly on ${workers}.`);
 }
 
 function listClasses() {
@@ -313,7 +314,8 @@ for (const id of ["photo-file", "model-file"]) {
   at(id).addEventListener("change", async ({ target }) => {
     const files = [...target.files];
     target.value = ""; // so that the same file can be chosen again
-    if (files.length) await attempt(() => (id === "photo-file" ? takePhoto(files[0], files[0].name) : takeModel(files)));
+    const take = id === "photo-file" ? () => takePhoto(files[0], files[0].name) : () => takeModel(files);
+    if (files.length) await attempt(take);
   });
 }
 document.addEventListener("dragover", (event) => {

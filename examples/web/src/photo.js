@@ -30,7 +30,8 @@ export async function openCamera(video) {
   }
   const wanted = { video: { facingMode: "environment", width: { ideal: 640 }, height: { ideal: 480 } } };
   const stream = await navigator.mediaDevices.getUserMedia(wanted).catch((error) => {
-    throw new Problem(CAMERA[error.name] ?? `The camera cannot be opened: ${error.message}. Drop a photo instead.`);
+    const otherwise = `The camera cannot be opened: ${error.message}. Drop a photo instead.`;
+    throw new Problem(CAMERA[error.name] ?? otherwise);
   });
   const stop = () => {
     stream.getTracks().forEach((track) => track.stop());
@@ -61,7 +62,9 @@ export function frame(video) {
 export function toImageData(photo) {
   const image = new ImageData(photo.width, photo.height);
   for (let i = 0, j = 0; j < photo.data.length; i += 4, j += 3) {
-    image.data.set(photo.data.subarray(j, j + 3), i);
+    image.data[i] = photo.data[j];
+    image.data[i + 1] = photo.data[j + 1];
+    image.data[i + 2] = photo.data[j + 2];
     image.data[i + 3] = 255;
   }
   return image;
@@ -69,7 +72,9 @@ export function toImageData(photo) {
 
 function pixels(source, width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true, alpha: false });
-  if (!context) throw new Problem(`A photo of ${width} × ${height} pixels is too large for this browser. Shrink it.`);
+  if (!context) {
+    throw new Problem(`A photo of ${width} × ${height} pixels is too large for this browser. Choose a smaller one.`);
+  }
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
   context.drawImage(source, 0, 0);

@@ -6,6 +6,8 @@ import { fields, text } from "./protobuf.js";
 export const SCHEMA = 1; // the newest that this page reads
 export const CLASS_INDEX = "cam.class_index"; // input, int64 [N]; -1 is each image's top class
 export const SCORE = "cam.score"; // output, float32 [N]
+export const CLASS = "cam.class"; // output, int64 [N]
+export const CHOSEN_BOX = "cam.chosen_box"; // output, float32 [N, 4]: corners in pixels of the model's input
 
 // Fields of ONNX's messages, by their numbers in onnx.proto.
 const MODEL = { irVersion: 1, graph: 7, metadata: 14 };
@@ -13,8 +15,8 @@ const GRAPH = { initializer: 5, unused: 9 };
 const TENSOR = { name: 8 };
 const ENTRY = { key: 1, value: 2 };
 
-// As onnxcam/contract.py's Preprocess has them.
-const PREPROCESS = {
+/** What a record's `preprocess` has where it says nothing, as onnxcam/contract.py has it. */
+export const PREPROCESS = {
   input: "",
   size: [224, 224],
   fit: "stretch",
@@ -29,7 +31,9 @@ const PREPROCESS = {
   pad_value: 114,
   anchor: "center",
 };
-const CHOICES = {
+
+/** The fields of `preprocess` that have one of a few values. */
+export const CHOICES = {
   fit: ["stretch", "crop", "letterbox"],
   interpolation: ["nearest", "linear", "cubic", "lanczos", "area"],
   channels: ["RGB", "BGR", "L"],
@@ -123,6 +127,11 @@ function parsed(json, name) {
     for (const [field, known] of Object.entries(CHOICES)) {
       const value = record.preprocess[field];
       if (!known.includes(value)) throw damaged(`preprocess.${field} is ${JSON.stringify(value)}`);
+    }
+    for (const field of ["size", "mean", "std"]) {
+      const value = record.preprocess[field];
+      const numbers = Array.isArray(value) && value.length > 0 && value.every(Number.isFinite);
+      if (!numbers) throw damaged(`preprocess.${field} is ${JSON.stringify(value)}`);
     }
   }
   return record;

@@ -35,11 +35,13 @@ export function resize(photo, [height, width], interpolation, antialias, rows, c
  * How sums of weighted pixels become numbers again: after the pass along x, and after that along y.
  * `Between` is the array that holds them in the meantime; `scaled` are the weights as they are used.
  */
-const bytes = { Between: Uint8ClampedArray, scaled: (w) => w, x: (s) => Math.floor(s + 0.5), y: (s) => Math.floor(s + 0.5) };
+const nearestByte = (s) => Math.floor(s + 0.5);
+const bytes = { Between: Uint8ClampedArray, scaled: (w) => w, x: nearestByte, y: nearestByte };
 const exact = { Between: Float64Array, scaled: (w) => w, x: (s) => s, y: roundEven };
 // OpenCV's fixed point: weights are multiples of 2^-11. Its linear kernel drops bits on the way.
 const elevenBits = (w) => w.map((v) => roundEven(Math.fround(v) * 2048));
-const fixed = { Between: Float64Array, scaled: elevenBits, x: (s) => s, y: (s) => Math.floor((s + 2 ** 21) / 2 ** 22) };
+const shifted = (s) => Math.floor((s + 2 ** 21) / 2 ** 22);
+const fixed = { Between: Float64Array, scaled: elevenBits, x: (s) => s, y: shifted };
 const coarse = {
   Between: Float64Array,
   scaled: elevenBits,

@@ -110,6 +110,10 @@ const commands = {
       };
     });
   },
+  /** Wait until an element says this. */
+  async text(selector, text) {
+    await page.waitForFunction(([s, t]) => document.querySelector(s).textContent === t, [selector, text]);
+  },
   /** Wait for so many runs in all. */
   async runs(count) {
     await page.waitForFunction((n) => globalThis.runs >= n, count);
