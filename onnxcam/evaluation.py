@@ -206,24 +206,21 @@ def evaluate(
         explainer, randomised, columns, options or {}, sources, progress, len(named) * len(sources)
     )
 
-    kept = []
+    grid = any("grid" in m.needs for m in columns)
+    told, kept = [], []
     for (name, image), one, where in zip(named, wanted, given, strict=True):
         photo = photos.load(image, name)
         subject = subjects.of_photo(explainer, photo, name, one, where, of)
         bench.measure(subject)
-        kept.append(subject)
-    if any("grid" in m.needs for m in columns):
+        told.append((subject.name, subject.label, subject.clean))
+        if grid:
+            kept.append(subject)
+    if grid:
         for subject in subjects.of_mosaics(explainer, kept, of):
             bench.measure(subject, grid=True)
-    return Evaluation(
-        tuple(s.name for s in kept),
-        tuple(s.label for s in kept),
-        tuple(s.clean for s in kept),
-        of,
-        columns,
-        tuple(bench.row(name) for name in sources),
-        bench.refused,
-    )
+    names, labels, scores = zip(*told, strict=True)
+    rows = tuple(bench.row(name) for name in sources)
+    return Evaluation(names, labels, scores, of, columns, rows, bench.refused)
 
 
 def usual(with_truth: bool = False) -> tuple[str, ...]:
