@@ -104,7 +104,7 @@ def test_refinecam_of_the_authors_gradcampp(exported, explainer, torchcam):
     np.testing.assert_allclose(ours.heatmaps, expected, rtol=0, atol=1e-4)
 
 
-@networks.each("resnet18", "vgg16")
+@networks.each("resnet18", "mobilenet_v3_large")
 def test_finercam(exported, torchcam, tmp_path):
     images = networks.steady(exported)[:2]
     path = tmp_path / "seeded.cam.onnx"
