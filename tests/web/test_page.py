@@ -482,14 +482,14 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "not explainable": (
         "trees.onnx",
         lambda: photo_net(),
-        "trees.onnx is an ONNX model, but not an explainable one. Make one of it with `onnxcam rewrite "
-        "trees.onnx -o trees.cam.onnx --fuse gradcam --preprocess imagenet` and drop that.",
+        "trees.onnx is an ONNX model, but not an explainable one. Make one of it with onnxcam rewrite "
+        "trees.onnx -o trees.cam.onnx --fuse gradcam --preprocess imagenet and drop that.",
     ),
     "no map": (
-        "plain.cam.onnx",
+        "my plain.cam.onnx",
         lambda: PLAIN.read_bytes(),
-        "plain.cam.onnx is explainable but computes no map itself. Rewrite it with `onnxcam rewrite "
-        "plain.cam.onnx -o fused.cam.onnx --fuse gradcam` and drop that.",
+        "my plain.cam.onnx is explainable but computes no map itself. Rewrite it with onnxcam rewrite "
+        '"my plain.cam.onnx" -o fused.cam.onnx --fuse gradcam and drop that.',
     ),
     "newer schema": (
         "new.cam.onnx",
@@ -544,8 +544,8 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no preprocessing": (
         "bare.cam.onnx",
         lambda: with_record(FUSED, lambda record: record.update(preprocess=None)),
-        "bare.cam.onnx does not say how a photo becomes its input. Rewrite it with `onnxcam rewrite "
-        "bare.cam.onnx -o photos.cam.onnx --fuse gradcam --preprocess imagenet`, or with the preset that it "
+        "bare.cam.onnx does not say how a photo becomes its input. Rewrite it with onnxcam rewrite "
+        "bare.cam.onnx -o photos.cam.onnx --fuse gradcam --preprocess imagenet, or with the preset that it "
         "was trained with.",
     ),
     "no photo": (
@@ -641,13 +641,13 @@ def test_a_model_that_the_runtime_cannot_run(browser: Browser, tmp_path: Path) -
     problem = browser.drop(path)["problem"]
     assert problem.startswith("onnxruntime-web cannot run odd.cam.onnx: ")
     assert "Nonsense" in problem
-    assert problem.endswith("Check it with `onnxcam doctor odd.cam.onnx`.")
+    assert problem.endswith("Check it with onnxcam doctor odd.cam.onnx.")
 
 
 def test_a_page_without_its_packages(browser: Browser) -> None:
     browser("open", {"without": "onnxruntime-web"})
     assert browser.settled()["problem"] == (
-        "onnxruntime-web is not there: run `npm ci` in examples/web and reload this page."
+        "onnxruntime-web is not there: run npm ci in examples/web and reload this page."
     )
 
 

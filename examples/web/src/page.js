@@ -189,6 +189,7 @@ function showModel() {
   const { model } = state;
   const { preprocess, fused } = model.record;
   at("model-name").textContent = model.name;
+  at("method-row").hidden = false;
   const [height, width] = preprocess.size;
   const classes = model.classes ? `, ${model.classes} classes` : "";
   at("model-facts").textContent = `${preprocess.fit} to ${width} × ${height}, ${preprocess.channels}${classes}`;
@@ -269,10 +270,17 @@ function problem(error) {
   if (!error) return;
   if (!(error instanceof Problem)) console.error(error);
   const unexpected = `Something unexpected happened: ${error.message}. Reload the page.`;
-  at("problem").textContent = error instanceof Problem ? error.message : unexpected;
+  at("problem").replaceChildren(...withCode(error instanceof Problem ? error.message : unexpected));
   at("problem").scrollIntoView({ block: "nearest" });
   status(state.result ? "The picture is the last one that worked." : "");
   idle();
+}
+
+/** Text whose parts in backticks are shown as code. */
+function withCode(text) {
+  return text.split("`").map((part, i) =>
+    i % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part,
+  );
 }
 
 /** Run a visitor's wish and tell what becomes of it. */

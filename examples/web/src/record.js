@@ -51,7 +51,7 @@ export const CHOICES = {
  */
 export function readRecord(bytes, name = "the file") {
   const json = metadata(bytes, name).get("onnxcam");
-  const [source, target] = [name, name.replace(/(\.cam)?\.onnx$/, "") + ".cam.onnx"];
+  const [source, target] = [name, name.replace(/(\.cam)?\.onnx$/, "") + ".cam.onnx"].map(quoted);
   if (json === undefined) {
     throw new Problem(
       `${name} is an ONNX model, but not an explainable one. Make one of it with ` +
@@ -78,6 +78,11 @@ export function readRecord(bytes, name = "the file") {
     );
   }
   return record;
+}
+
+/** A file's name as it stands in a command. */
+function quoted(name) {
+  return /^[\w.-]+$/.test(name) ? name : `"${name}"`;
 }
 
 /** The metadata properties of an ONNX file. */
