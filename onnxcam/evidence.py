@@ -169,7 +169,7 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
     run = _run(file, feeds, wanted, request, tensors=plain)
     class_ids, scores = _explained(file, run)
     if wanted.finer:
-        logits = _logits(file.record.score.activation, run.arrays[file.record.score.output])
+        logits = logits_of(file.record.score.activation, run.arrays[file.record.score.output])
         wanted, scores = _finer(file, wanted, class_ids, logits, scores)
         if plain:
             told = run
@@ -276,7 +276,7 @@ def _explained(file: File, run: Rows) -> tuple[NDArray[np.int64], NDArray[np.flo
     return class_ids, scores
 
 
-def _logits(activation: str | None, output: NDArray[Any]) -> NDArray[np.float32]:
+def logits_of(activation: str | None, output: NDArray[Any]) -> NDArray[np.float32]:
     """(R, K) what is before the output's activation, up to a constant per row."""
     table = output.reshape(len(output), -1).astype(np.float32, copy=False)
     tiny = np.finfo(np.float32).tiny

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from . import paint, preprocess, rows
 from .errors import InputError, TensorError
+from .evidence import logits_of
 from .explainer import Explainer
 from .folder import encoded, file_stem, write_whole
 from .images import Photo
@@ -347,8 +348,9 @@ def _named(
     head = next(known.head for known in explainer.record.layers if known.name == layer)
     if head != "gap-linear" or score.task != "classification" or score.output not in found.outputs:
         return ()
-    output = found.outputs[score.output].reshape(len(activations), -1).astype(np.float64)
-    classes = output.shape[1]
+    # Behind a softmax they are known up to a constant for each image, which a softmax takes off again.
+    logits = logits_of(score.activation, found.outputs[score.output])
+    classes = logits.shape[1]
     photo = (found.images or [])[:1]
     weights = np.empty((classes, activations.shape[1]))
     for part in rows.batches(classes, _CLASSES):
@@ -356,18 +358,12 @@ def _named(
         weights[part] = gradients.sum(axis=(2, 3))
         if progress is not None:
             progress(part.stop, classes)
-    # Behind a softmax the logits are known up to a constant for each image, which a softmax takes off again.
-    tiny = np.finfo(np.float32).tiny
-    if score.activation == "softmax":
-        output = np.log(np.maximum(output, tiny))
-    elif score.activation == "sigmoid":
-        output = np.log(np.maximum(output, tiny)) - np.log(np.maximum(1 - output, np.finfo(np.float32).eps))
-    bias = output[0] - weights @ activations[0].mean(axis=(1, 2))
-    logits = vectors @ weights.T + bias
+    bias = logits[0] - weights @ activations[0].mean(axis=(1, 2))
+    given = vectors @ weights.T + bias
     if score.activation == "sigmoid":
-        probabilities = 1 / (1 + np.exp(-logits))
+        probabilities = 1 / (1 + np.exp(-given))
     else:
-        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        e = np.exp(given - given.max(axis=1, keepdims=True))
         probabilities = e / e.sum(axis=1, keepdims=True)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     return tuple(
