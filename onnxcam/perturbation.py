@@ -242,7 +242,17 @@ class Scorer:
 
             return fetch
 
-        return self.copies.scored(run, count, of)
+        copies = self.copies
+        if of == "probability" and self._tells_classes:
+            copies = replace(copies, one_table=True)
+        return copies.scored(run, count, of)
+
+    @property
+    def _tells_classes(self) -> bool:
+        """Whether the model's own output has the probabilities, though the file gives the logit beside it."""
+        plain = not self.targets.feeds and bool((self.targets.class_index >= 0).all())
+        own = any(o.name == self.copies.score.output for o in self.session.outputs)
+        return plain and own and self.copies.score.task == "classification"
 
 
 @dataclass(frozen=True)

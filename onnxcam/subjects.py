@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -208,13 +208,11 @@ def _asked(
 
     class_id = int(told.class_ids[0])
     how = explainer.record.score
-    as_class = of == "probability" and how.task == "classification" and class_id >= 0
-    if as_class and how.output in told.outputs:  # a file that takes weights gives logits alone beside it
-        scorer = replace(scorer, copies=replace(scorer.copies, one_table=True))
+    logarithms = of == "probability" and class_id >= 0 and how.activation == "log_softmax"
 
     def score(make: Make, count: int) -> NDArray[np.float32]:
         found = scorer.inputs(lambda part: _fed(explainer, make(part)), count, of=of)[:, 0]
-        return np.exp(found) if as_class and how.activation == "log_softmax" else found
+        return np.exp(found) if logarithms else found
 
     clean = float(score(lambda part: tensor[None], 1)[0])
     pinned = class_id if class_id >= 0 else target
