@@ -671,10 +671,16 @@ NAMELESS = """[...document.querySelectorAll("button, input, select, canvas")].fi
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
-def test_fits_the_screen_and_names_its_controls(browser: Browser, width: int) -> None:
+def test_fits_the_screen_and_names_its_controls(browser: Browser, tmp_path: Path, width: int) -> None:
     browser.open(width=width, dark=width == 390)
-    assert browser("evaluate", "document.documentElement.scrollWidth") <= width
     assert browser("evaluate", NAMELESS) == []
+    assert browser("evaluate", "document.documentElement.scrollWidth") <= width
+    path = tmp_path / f"a_file_with_a_name_as_long_as_{'a_very_' * 20}long_name.cam.onnx"
+    labels = [f"{label}, also called {'a very ' * 20}{label}" for label in LABELS]
+    fields = {"size": (48, 64), "layout": "NHWC"}
+    rewrite_onnx(photo_net(), path, preprocess=fields, labels=labels, fuse=["gradcam", "layercam"])
+    assert browser.drop(path)["problem"] is None
+    assert browser("evaluate", "document.documentElement.scrollWidth") <= width
 
 
 def test_a_class_is_chosen_by_keyboard_and_keeps_the_focus(browser: Browser) -> None:
