@@ -440,8 +440,9 @@ def _photo_heatmaps(
         scaled = [postprocess.scale(np.maximum(m, 0) if rectify else m, scale) for m in group.values()]
         placed = []
         for row, geometry in enumerate(shown):
-            fused = postprocess.fuse([preprocess.to_photo(m[row], geometry)[None] for m in scaled], fuse)[0]
-            placed.append(fused[preprocess.window(geometry)])
+            seen = preprocess.window(geometry)
+            each = [preprocess.to_photo(m[row], geometry)[seen][None] for m in scaled]
+            placed.append(postprocess.fuse(each, fuse)[0])
         groups.append(postprocess.scale_each(placed, scale))
     heatmaps = []
     for row, geometry in enumerate(shown):

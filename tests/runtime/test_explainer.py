@@ -148,6 +148,22 @@ def test_layers_are_fused_or_chosen(tiny, provider):
     assert list(explainer.explain_tensor(x, layers=["top", "features"]).layer_maps) == ["top", "features"]
 
 
+@pytest.mark.parametrize("fuse", ["mean", "max", "product", "product:pgc"])
+def test_layers_are_fused_over_what_the_model_saw(tiny, fuse):
+    """A cut photo: the rest of it is no part of any layer's range."""
+    cut = Preprocess(size=(12, 12), fit="crop", resize=20, antialias=False, mean=(0.5,), std=(0.25,))
+    explainer = opened(tiny(layers=("top", "features"), preprocess=cut))
+    photo = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    result = explainer.explain(photo, target=1, fuse=fuse)
+    (seen,), (heatmap,) = result.seen, result.heatmaps
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    size = len(rows), len(columns)
+    assert size == (24, 24)
+    expected = postprocess.heatmaps(list(result.layer_maps.values()), size, fuse=fuse)[0]
+    np.testing.assert_allclose(heatmap[np.ix_(rows, columns)], expected, atol=1e-5)
+    assert not heatmap[~seen].any()
+
+
 def test_cam_keeps_negative_evidence_and_needs_its_head(tiny):
     model = tiny(layers=("features", "top"))
     explainer = opened(model)
