@@ -182,7 +182,8 @@ def factorize(
 
     Where global average pooling and one linear layer follow, each concept is named by the classes that the
     classifier gives to it. The classifier is read off the gradients, which are its weights: one run of the
-    model for each class that it knows. For other heads there are no names.
+    model for each class that it knows. For other heads there are no names. The activations of all photos are
+    held at once.
 
     Example:
         >>> onnxcam.factorize(explainer, ["a.jpg", "b.jpg"]).save("out")  # doctest: +SKIP

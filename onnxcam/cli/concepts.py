@@ -36,8 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from onnxcam import Explainer, factorize, images
+    from onnxcam.errors import ImageError
 
-    paths = images.find_images(args.images)
+    paths, skipped = [], 0
+    for path in images.find_images(args.images):
+        try:
+            images.load(path)
+            paths.append(path)
+        except ImageError as e:
+            terminal.warn(f"skipped: {e}")
+            skipped += 1
+    if not paths:
+        raise ImageError("None of the images can be read, so there are no concepts in them.")
     explainer = Explainer(
         args.model,
         args.providers,
@@ -51,7 +61,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     written = found.save(args.output)
     if args.json:
         terminal.json(found.summary(written))
-        return 0
+        return 1 if skipped else 0
     terminal.table(
         ["concept", "share", "classes its vector scores highest"],
         [
@@ -68,4 +78,4 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         f"{found.factors.error:.0%} of the layer '{found.layer}' is in none of them. "
         f"{len(written)} pictures in {args.output}."
     )
-    return 0
+    return 1 if skipped else 0

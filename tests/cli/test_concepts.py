@@ -50,3 +50,15 @@ def test_too_many_concepts_are_refused(cli, demo_file, photos, tmp_path):
     assert "cells hold 1 to" in ran.err
     assert "not 100000." in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_photos_that_cannot_be_read_are_skipped(cli, demo_file, photos, tmp_path):
+    (photos / "broken.jpg").write_bytes(b"no image")
+    ran = cli("concepts", demo_file, photos, "-o", tmp_path / "out", "-k", 2, "--names", 0)
+    assert ran.status == 1
+    assert "skipped: " in ran.err
+    assert "broken.jpg" in ran.err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    alone = cli("concepts", demo_file, photos / "broken.jpg", "-o", tmp_path / "other")
+    assert alone.status == 2
+    assert "None of the images can be read" in alone.err
