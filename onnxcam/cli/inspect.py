@@ -42,6 +42,8 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         )
     else:
         explained = f"the logit before the {score.activation}" if score.activation else "the output itself"
+    if score.rest:
+        explained += ", plus the logarithm of its softmax"
     labels = record.labels
     shapes = {seed.input: seed.shape for seed in score.seeds}
     terminal.facts(

@@ -55,6 +55,11 @@ def add_score(parser: argparse.ArgumentParser) -> None:
         "may be repeated",
     )
     parser.add_argument(
+        "--rest",
+        action="store_true",
+        help="explain a classifier's y + log softmax(y) instead of its logit y: what shapleycam is made for",
+    )
+    parser.add_argument(
         "--probability",
         action="store_true",
         help="explain the probability, not the logit before a final softmax or sigmoid",
@@ -65,6 +70,8 @@ def score(args: argparse.Namespace) -> dict[str, Any] | str | None:
     """What the options of :func:`add_score` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
     fields = {name: getattr(args, name) for name in ("task", "head", "boxes", "box_units", "background")}
     fields = {name: value for name, value in fields.items() if value is not None}
+    if args.rest:
+        fields["rest"] = True
     if args.seed:
         fields["seed"] = True if args.seed == [True] else [args.score if s is True else s for s in args.seed]
     return {"output": args.score, **fields} if fields else args.score

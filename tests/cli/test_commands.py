@@ -237,6 +237,17 @@ def test_rewrite_and_inspect_of_fused_maps(cli, plain_file, tmp_path):
     assert ", raw, at the layer's size)" in text
 
 
+def test_the_residual_softmax_score(cli, plain_file, tmp_path):
+    file = tmp_path / "rest.cam.onnx"
+    assert cli("rewrite", plain_file, "-o", file, "--rest", "--fuse", "shapleycam").status == 0
+    assert record_of(file).score.rest
+    text = " ".join(cli("inspect", file).out.split())
+    assert "plus the logarithm of its softmax" in text
+    assert "shapleycam" in cli("inspect", file, "--json").data["methods"]
+    ran = cli("rewrite", plain_file, "-o", file, "--rest", "--probability")
+    assert (ran.status, "is made of a classifier's logits" in ran.err) == (2, True)
+
+
 def test_strip_gives_the_original_graph_back(cli, demo_file, plain_file):
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
     answers = []

@@ -13,7 +13,7 @@ from traces import traced
 import onnxcam
 from onnxcam import methods, postprocess
 from onnxcam.contract import Fused, Record, Score, read_record
-from onnxcam.errors import InputError, MethodError, ModelError, UnknownLayer, VerificationError
+from onnxcam.errors import BadRecord, InputError, MethodError, ModelError, UnknownLayer, VerificationError
 from onnxcam.export import FuseSpec, load, rewrite_onnx, strip, verify_maps
 from onnxcam.export.needs import PROVIDERS
 from onnxcam.fused import IN_GRAPH, find, fusable, require
@@ -335,6 +335,30 @@ def test_records_from_before_maps_load():
     old = new.to_json().replace(',"maps_only":false', "")
     assert '"fused":[]' in old
     assert Record.from_json(old) == new
+
+
+def test_a_map_that_is_not_there_is_a_damaged_record(tmp_path):
+    _, path = rewritten(residual(), tmp_path, fuse="gradcam", maps_only=True)
+    model = onnx.load(path)
+    onnxcam.Explainer(model.SerializeToString(), "cpu")
+    del model.graph.output[1]
+    with pytest.raises(
+        BadRecord, match=r"names the output 'cam\.heatmap\.gradcam', which the file does not have"
+    ):
+        onnxcam.Explainer(model.SerializeToString(), "cpu")
+
+
+def test_the_explainer_reads_a_file_of_maps_alone(tmp_path):
+    _, path = rewritten(residual(), tmp_path, fuse=["gradcam", "fullgrad"], maps_only=True)
+    x = noise(2, 3, 8, 8)
+    explainer, found = onnxcam.Explainer(path, "cpu"), outputs(path, x=x)
+    for method in ("gradcam", "fullgrad"):
+        told = explainer.explain_tensor(x, method)
+        np.testing.assert_allclose(told.heatmaps, found[f"cam.heatmap.{method}"], rtol=0, atol=1e-6)
+    with pytest.raises(
+        MethodError, match=r"holds no map of the method 'layercam', .* it holds 'gradcam' at 'r', 'full"
+    ):
+        explainer.explain_tensor(x, "layercam")
 
 
 # -- what cannot be -----------------------------------------------------------------------------------
