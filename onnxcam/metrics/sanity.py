@@ -39,12 +39,14 @@ def randomised_ssim(case: Case) -> float:
     "randomised_rank",
     better="lower",
     source=_SOURCE,
-    formula="Spearman's ρ(M, M of the model with random weights)",
+    formula="|Spearman's ρ(M, M of the model with random weights)|",
     needs=("randomised",),
     uses=("scipy.stats",),
 )
 def randomised_rank(case: Case) -> float:
     """How alike the two maps order the pixels: 1 if they agree, 0 if they have nothing in common.
+
+    Without its sign: a map that is turned over tells as much of the other one.
 
     Raises:
         MetricError: one of them is constant, and orders nothing.
@@ -54,7 +56,7 @@ def randomised_rank(case: Case) -> float:
     if any(m.min() == m.max() for m in pair):
         raise MetricError("A constant map orders nothing: its rank correlation is not defined.")
     stats = require("scipy.stats", "randomised_rank")
-    return float(stats.spearmanr(pair[0].ravel(), pair[1].ravel()).statistic)
+    return abs(float(stats.spearmanr(pair[0].ravel(), pair[1].ravel()).statistic))
 
 
 def ssim(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
