@@ -18,8 +18,10 @@ def methods_table():
     from onnxcam import methods
 
     rows = [methods.get(name) for name in methods.names()]
-    lines = [f"| `{m.name}` | {m.formula.replace('|', chr(92) + '|')} | {m.source} |" for m in rows]
-    return "\n".join(["| name | map | source |", "| --- | --- | --- |", *lines])
+    lines = [
+        f"| `{m.name}` | {m.kind} | {m.formula.replace('|', chr(92) + '|')} | {m.source} |" for m in rows
+    ]
+    return "\n".join(["| name | needs | map | source |", "| --- | --- | --- | --- |", *lines])
 
 
 def operators_list():

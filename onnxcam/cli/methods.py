@@ -21,16 +21,17 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     inside = fusable()
     known = [methods.get(name) for name in methods.names()]
     if args.json:
-        fields = ("name", "formula", "source", "needs", "rectify", "head")
+        fields = ("name", "formula", "source", "kind", "needs", "options", "rectify", "head")
         terminal.json(
             [{**{field: getattr(m, field) for field in fields}, "not_inside": inside[m.name]} for m in known]
         )
         return 0
     terminal.table(
-        ["name", "formula", "source"],
+        ["name", "needs", "formula", "source"],
         [
             (
                 m.name,
+                m.kind,
                 m.formula,
                 m.source + (" (needs average pooling and one linear layer)" if m.head else ""),
             )

@@ -127,6 +127,15 @@ class Method:
         return self.function(*(given[name] for name in self.needs), **options)
 
     @property
+    def kind(self) -> str:
+        """What it takes: ``layer``, one pass; ``tail``; many ``passes``; or it is ``inside`` a file."""
+        if self.inside:
+            return "inside"
+        if "tail" in self.needs:
+            return "tail"
+        return "layer" if {"activations", "gradients"}.issuperset(self.needs) else "passes"
+
+    @property
     def inside(self) -> bool:
         """Whether it exists inside a file alone."""
         return not INSIDE.isdisjoint(self.needs)
