@@ -423,7 +423,7 @@ def _moments(
         x = on_host(feeds[file.image.name])
         total: Any = 0.0
         for k in range(samples):
-            fed = {**feeds, file.image.name: x + smoothing.noise_like(x, sigma, seed + k)}
+            fed = {**feeds, file.image.name: smoothing.noisy(x, sigma, seed + k)}
             layouts = {layer.gradients: layer.layout}
             run = _rows(file, fed, asked, [layer.gradients], layouts, request.passes)
             g = run.arrays[layer.gradients]

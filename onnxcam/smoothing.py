@@ -127,20 +127,33 @@ def changed(x: NDArray[Any], change: Change, channels: int) -> NDArray[Any]:
     if change.flip:
         x = np.flip(x, _last(x, channels))
     if change.factor != 1:
-        x = x * np.asarray(change.factor, x.dtype)
+        x = _rounded(x * change.factor, x.dtype)
     if change.sigma:
-        x = x + noise_like(x, change.sigma, change.seed)
+        x = noisy(x, change.sigma, change.seed)
     return np.ascontiguousarray(x)
 
 
-def noise_like(x: NDArray[Any], sigma: float, seed: int) -> NDArray[Any]:
+def noisy(x: NDArray[Any], sigma: float, seed: int) -> NDArray[Any]:
+    """A batch of inputs with :func:`noise_like` added, in their dtype."""
+    return _rounded(x + noise_like(x, sigma, seed), x.dtype)
+
+
+def noise_like(x: NDArray[Any], sigma: float, seed: int) -> NDArray[np.float32]:
     """Normal noise of ``sigma`` times each image's range; the same whichever others are in its batch."""
     axes = tuple(range(1, x.ndim))
     wide = x.astype(np.float32, copy=False)
     scale = sigma * (wide.max(axis=axes, keepdims=True) - wide.min(axis=axes, keepdims=True))
     one = np.random.default_rng(seed).standard_normal(x.shape[1:], dtype=np.float32)
-    noise: NDArray[Any] = (scale * one).astype(x.dtype)
+    noise: NDArray[np.float32] = scale * one
     return noise
+
+
+def _rounded(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As a dtype; integers are rounded, and cut to what they can hold."""
+    if np.issubdtype(dtype, np.integer):
+        info = np.iinfo(dtype)
+        x = np.clip(np.rint(x), info.min, info.max)
+    return x.astype(dtype, copy=False)
 
 
 def undone(maps: NDArray[np.float32], change: Change) -> NDArray[np.float32]:

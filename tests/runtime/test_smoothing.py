@@ -73,7 +73,20 @@ def test_a_factor_keeps_the_dtype():
     x = np.random.default_rng(1).random((2, 3, 4, 5)).astype(np.float16)
     scaled = changed(x, Change(factor=1.1), 1)
     assert scaled.dtype == np.float16
-    np.testing.assert_array_equal(scaled, x * np.float16(1.1))
+    np.testing.assert_allclose(scaled, x * 1.1, rtol=1e-3)
+
+
+def test_images_of_bytes_are_rounded_and_cut():
+    """A model that takes bytes: nothing wraps around, and no factor becomes zero."""
+    x = np.array([0, 7, 100, 200, 255], np.uint8).reshape(1, 1, 1, 5)
+    np.testing.assert_array_equal(changed(x, Change(factor=0.9), 1).ravel(), [0, 6, 90, 180, 230])
+    np.testing.assert_array_equal(changed(x, Change(factor=1.1), 1).ravel(), [0, 8, 110, 220, 255])
+    wide = np.resize(x, (1, 3, 32, 32))
+    noised = changed(wide, Change(sigma=0.2, seed=1), 1)
+    assert noised.dtype == np.uint8
+    exact = wide + noise_like(wide, 0.2, 1)
+    np.testing.assert_allclose(noised, np.clip(exact, 0, 255), atol=0.5)
+    assert exact.min() < -20
 
 
 def test_noise_is_the_same_whatever_is_beside_it():
@@ -95,7 +108,7 @@ def test_noise_has_the_share_of_the_range(sigma):
         assert drawn.std() == pytest.approx(sigma * np.ptp(image), rel=0.02)
         assert abs(drawn.mean()) < 0.02 * sigma * np.ptp(image)
     np.testing.assert_allclose(noise, sigma / 0.1 * noise_like(x, 0.1, 0), rtol=1e-4, atol=1e-6)
-    assert noise_like(x.astype(np.float16), sigma, 0).dtype == np.float16
+    assert changed(x.astype(np.float16), Change(sigma=sigma), 1).dtype == np.float16
 
 
 def test_places_are_flipped_with_the_image():
