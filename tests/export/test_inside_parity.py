@@ -37,8 +37,8 @@ def pgc():
     return import_pytorch_grad_cam()
 
 
-def build(name: str) -> Any:
-    """A network, its classes far enough apart that a softmax bends."""
+def build(name: str, apart: float) -> Any:
+    """A network, the scores of its classes so many times as far apart, so that a softmax bends."""
     torch.manual_seed(0)
     if name in networks.NETWORKS:
         model = networks.build(name)
@@ -46,16 +46,16 @@ def build(name: str) -> Any:
         model = getattr(import_torchvision().models, name)(weights=None).eval()
     *_, head = (m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
     with torch.no_grad():
-        head.weight *= 5
+        head.weight *= apart
     return model
 
 
-def fused(name: str, path: Path, layer: str, **options: Any) -> Fused:
+def fused(name: str, path: Path, layer: str, apart: float = 1.0, **options: Any) -> Fused:
     """A network exported with maps of its own, run on two images."""
     from onnxcam.export import export_torch
 
     torch.set_num_threads(1)
-    model = build(name)
+    model = build(name, apart)
     images = networks.images(name if name in networks.NETWORKS else "resnet18", 2)
     export_torch(model, images[:1], path, layers=layer, maps_only=True, **options)
     settings = onnxruntime.SessionOptions()
@@ -117,17 +117,17 @@ def test_guided_methods_are_captums(network):
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "rest"),
+    ("name", "layer", "rest", "apart"),
     [
-        ("resnet18", "layer4", True),
-        ("mobilenet_v3_large", "features", False),
-        ("efficientnet_b0", "features.4", True),
+        ("resnet18", "layer4", True, 1.0),
+        ("mobilenet_v3_large", "features", False, 5.0),
+        ("efficientnet_b0", "features.4", True, 5.0),
     ],
 )
-def test_shapley_cam_is_pytorch_grad_cams(tmp_path, pgc, name, layer, rest):
+def test_shapley_cam_is_pytorch_grad_cams(tmp_path, pgc, name, layer, rest, apart):
     """Of tokens pytorch-grad-cam makes no such map: its reshape_transform is not applied there."""
     score = {"rest": True} if rest else None
-    ours = fused(name, tmp_path / "m.cam.onnx", layer, fuse=["shapleycam", "gradcam"], score=score)
+    ours = fused(name, tmp_path / "m.cam.onnx", layer, apart, fuse=["shapleycam", "gradcam"], score=score)
     of = pgc.utils.model_targets
     targets = [(of.ClassifierOutputReST if rest else of.ClassifierOutputTarget)(k) for k in TARGETS]
     module = ours.model.get_submodule(layer)
