@@ -384,7 +384,9 @@ def _runners(
 ) -> dict[str, Any]:
     """What a method that runs the model is given: its needs, of one image."""
     needs = request.method.needs
-    copies = Copies(asked, file.record.score, SCORE not in file.told, file.max_batch, request.passes)
+    score = file.record.score
+    table = score.task in ("classification", "regression") and score.output in file.own_outputs
+    copies = Copies(asked, score, table, file.max_batch, request.passes)
     given: dict[str, Any] = {}
     if "masked" in needs:
         given["masked"] = Scorer(file.session, feeds, file.image, file.channels, copies)

@@ -24,6 +24,7 @@ from .contract import (
     REFERENCE,
     REGION,
     SCORE,
+    TOP_CLASS,
     Score,
 )
 from .errors import TensorError
@@ -77,34 +78,38 @@ class Copies:
     Attributes:
         targets: the T rows, of image 0 and with nothing left to the file's choice.
         score: the file's.
-        one_table: whether one run tells every target's score.
+        table: whether the score's output is one that tells every class.
         batch: copies in one run.
         passes: where the runs are counted.
     """
 
     targets: Targets
     score: Score
-    one_table: bool
+    table: bool
     batch: int
     passes: Passes
 
     def scored(self, run: Run, count: int, of: Of) -> Array:
-        """(count, T)."""
-        rows_ = len(self.targets.class_index)
-        runs = 1 if self.one_table else rows_
+        """(count, T). Targets that are a class alone share one run, which tells all classes."""
+        each = range(len(self.targets.class_index))
+        feeds = self.targets.feeds or ({},) * len(each)
+        classes = [
+            t for t in each if self.table and not feeds[t] and self.targets.class_index[t] != TOP_CLASS
+        ]
+        alone = [t for t in each if t not in classes]
+        runs = len(alone) + bool(classes)
         self.passes.expect(count * runs)
-        found = np.empty((count, rows_), np.float32)
+        found = np.empty((count, len(each)), np.float32)
         for part in rows.batches(count, self.batch):
             fetch = run(part)
-            if self.one_table:
-                table = fetch(self.targets.rows(slice(0, 1)), self.score.output)
-                table = table.reshape(len(table), -1).astype(np.float32, copy=False)
+            if classes:
+                told = fetch(self.targets.rows([classes[0]]), self.score.output)
+                told = told.reshape(len(told), -1).astype(np.float32, copy=False)
                 if of == "probability" and gives_logits(self.score):
-                    table = _probabilities(table)
-                found[part] = table[:, self.targets.class_index]
-            else:
-                for t in range(rows_):
-                    found[part, t] = fetch(self.targets.rows(slice(t, t + 1)), SCORE)
+                    told = _probabilities(told)
+                found[part, classes] = told[:, self.targets.class_index[classes]]
+            for t in alone:
+                found[part, t] = fetch(self.targets.rows([t]), SCORE)
             self.passes.did((part.stop - part.start) * runs)
         if not np.isfinite(found).all():
             raise TensorError(
@@ -242,17 +247,7 @@ class Scorer:
 
             return fetch
 
-        copies = self.copies
-        if of == "probability" and self._tells_classes:
-            copies = replace(copies, one_table=True)
-        return copies.scored(run, count, of)
-
-    @property
-    def _tells_classes(self) -> bool:
-        """Whether the model's own output has the probabilities, though the file gives the logit beside it."""
-        plain = not self.targets.feeds and bool((self.targets.class_index >= 0).all())
-        own = any(o.name == self.copies.score.output for o in self.session.outputs)
-        return plain and own and self.copies.score.task == "classification"
+        return self.copies.scored(run, count, of)
 
 
 @dataclass(frozen=True)

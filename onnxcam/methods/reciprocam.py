@@ -13,6 +13,7 @@ from . import Array, method
     needs=("activations", "tail"),
     source="Byun and Lee, Recipro-CAM: Fast gradient-free visual explanations, arXiv:2209.14074, 2022",
     formula="M_ij = the score with A set to zero everywhere but at the cell ij",
+    rectify=False,  # a logit has no zero of its own
 )
 def reciprocam(activations: Array, tail: TailScorer) -> Array:
     """What each cell scores alone.
@@ -42,6 +43,7 @@ def reciprocam(activations: Array, tail: TailScorer) -> Array:
     needs=("activations", "tail"),
     source="Byun and Lee, ViT-ReciproCAM, arXiv:2310.02588, 2023",
     formula="M_ij = the score with A ⊙ a 3 × 3 Gaussian around ij, the class token as it is",
+    rectify=False,
 )
 def vitreciprocam(activations: Array, tail: TailScorer) -> Array:
     """What the neighbourhood of each cell scores, with the class token as it is.
