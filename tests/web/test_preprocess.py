@@ -82,14 +82,14 @@ def test_equals_python_to_the_bit_with_antialiasing(tmp_path: Path) -> None:
 
 
 def test_is_within_one_level_of_opencv_without(tmp_path: Path) -> None:
-    off = []
+    off: dict[str, list[float]] = {kernel: [] for kernel in KERNELS}
     for how, photo, _, values, _ in run(OPENCV, tmp_path):
         expected, _ = preprocess.apply(photo, how)
         levels = np.abs(values - expected.ravel()) * 255
-        # cubic: OpenCV's vector code rounds as its processor does
         assert levels.max() < 1.01, f"{photo.shape} {how}"
-        off.append(np.mean(levels > 0.5))
-    assert np.mean(off) < 0.01
+        off[how.interpolation].append(float(np.mean(levels > 0.5)))
+    # Fixed point is repeated bit for bit; which vector code OpenCV takes depends on the processor, though.
+    assert {kernel: np.mean(shares) < 0.005 for kernel, shares in off.items()} == dict.fromkeys(KERNELS, True)
 
 
 def test_maps_return_onto_the_photo_as_in_python(tmp_path: Path) -> None:

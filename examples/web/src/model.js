@@ -123,7 +123,8 @@ class Model {
     const map = outputs[fused.output];
     const ranked = rank(outputs[this.record.score.output], this.record.score);
     const index = classIndex >= 0 ? classIndex : Number(outputs[CLASS]?.data[0] ?? ranked[0]?.index ?? -1);
-    const score = outputs[SCORE]?.data[0] ?? ranked.find((one) => one.index === index)?.score ?? null;
+    const listed = ranked.find((one) => one.index === index)?.score;
+    const score = listed ?? (this.record.score.task === "segmentation" ? 0 : (outputs[SCORE]?.data[0] ?? null));
     const data = Float32Array.from(map.data);
     return {
       heat: heatmap(data, fused),

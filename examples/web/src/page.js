@@ -116,12 +116,12 @@ function describe() {
 }
 
 function listClasses() {
-  const { model, ranked, index } = state.result;
+  const { model, ranked, index, score } = state.result;
   const heights = bars(ranked, model.record);
   const listed = ranked.map((one, i) => ({ ...one, bar: heights[i] })).slice(0, TOP);
   if (index !== null && !listed.some((one) => one.index === index)) {
     const place = ranked.findIndex((one) => one.index === index);
-    listed.push({ index, score: ranked[place]?.score ?? null, bar: heights[place] ?? 0 });
+    listed.push({ index, score, bar: heights[place] ?? 0 });
   }
   const focused = document.activeElement?.dataset?.index;
   at("classes").replaceChildren(...listed.map((one) => classButton(one, model, one.index === index)));

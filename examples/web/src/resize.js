@@ -5,7 +5,7 @@
  * sees the difference.
  *
  * @typedef {{width: number, height: number, data: Uint8Array}} Photo `data` is RGB, row by row.
- * @typedef {{low: number, weights: Float64Array}} Mix the samples that one pixel is made of, from `low` on.
+ * @typedef {{samples: Int32Array, weights: Float64Array}} Mix what one pixel is made of; a sample may occur twice.
  * @typedef {{start: number, stop: number}} Span
  */
 
@@ -56,18 +56,18 @@ function mixed(photo, ys, xs, rows, columns, arithmetic) {
   const [height, width] = [rows.stop - rows.start, columns.stop - columns.start];
   const stride = photo.width * 3;
   const wanted = ys.slice(rows.start, rows.stop);
-  const first = Math.min(...wanted.map((mix) => mix.low));
-  const last = Math.max(...wanted.map((mix) => mix.low + mix.weights.length));
+  const first = wanted.reduce((low, { samples }) => Math.min(low, samples[0]), Infinity);
+  const last = wanted.reduce((high, { samples }) => Math.max(high, samples.at(-1) + 1), 0);
   const between = new Between((last - first) * width * 3);
   for (let x = 0; x < width; x++) {
-    const { low, weights } = xs[columns.start + x];
+    const { samples, weights } = xs[columns.start + x];
     const used = scaled(weights);
     for (let y = first; y < last; y++) {
-      const from = y * stride + low * 3;
+      const from = y * stride;
       const to = ((y - first) * width + x) * 3;
       for (let c = 0; c < 3; c++) {
         let sum = 0;
-        for (let k = 0; k < used.length; k++) sum += used[k] * photo.data[from + 3 * k + c];
+        for (let k = 0; k < used.length; k++) sum += used[k] * photo.data[from + 3 * samples[k] + c];
         between[to + c] = arithmetic.x(sum);
       }
     }
@@ -75,11 +75,11 @@ function mixed(photo, ys, xs, rows, columns, arithmetic) {
   const data = new Uint8ClampedArray(height * width * 3);
   const row = width * 3;
   for (let y = 0; y < height; y++) {
-    const { low, weights } = wanted[y];
+    const { samples, weights } = wanted[y];
     const used = scaled(weights);
     for (let x = 0; x < row; x++) {
       let sum = 0;
-      for (let k = 0; k < used.length; k++) sum += term(used[k] * between[(low - first + k) * row + x]);
+      for (let k = 0; k < used.length; k++) sum += term(used[k] * between[(samples[k] - first) * row + x]);
       data[y * row + x] = arithmetic.y(sum);
     }
   }
@@ -99,7 +99,7 @@ function nearest(n, size) {
   const step = n / size;
   const mixes = [];
   for (let i = 0, at = 0.5 * step; i < size; i++, at += step) {
-    mixes.push({ low: Math.floor(at), weights: Float64Array.of(1) });
+    mixes.push(mix(Math.floor(at), [1]));
   }
   return mixes;
 }
@@ -113,7 +113,7 @@ const PILLOW = {
 
 /** @returns {Mix[]} Pillow's weights: multiples of 2^-22, its fixed point, so that sums of them are exact. */
 function pillow(n, size, interpolation) {
-  if (n === size) return Array.from({ length: n }, (_, i) => ({ low: i, weights: Float64Array.of(1) }));
+  if (n === size) return Array.from({ length: n }, (_, i) => mix(i, [1]));
   const { support, kernel } = PILLOW[interpolation];
   const step = n / size;
   const wide = Math.max(step, 1);
@@ -121,9 +121,8 @@ function pillow(n, size, interpolation) {
     const centre = (i + 0.5) * step;
     const low = Math.max(Math.trunc(centre - support * wide + 0.5), 0);
     const high = Math.min(Math.trunc(centre + support * wide + 0.5), n);
-    const weights = Float64Array.from({ length: high - low }, (_, k) => kernel((low + k - centre + 0.5) / wide));
-    const sum = weights.reduce((a, b) => a + b, 0);
-    return { low, weights: weights.map((w) => Math.trunc((w / sum) * 2 ** 22 + (w < 0 ? -0.5 : 0.5)) / 2 ** 22) };
+    const taps = Array.from({ length: high - low }, (_, k) => kernel((low + k - centre + 0.5) / wide));
+    return mix(low, normalized(taps).map((w) => Math.trunc(w * 2 ** 22 + (w < 0 ? -0.5 : 0.5)) / 2 ** 22));
   });
 }
 
@@ -140,34 +139,32 @@ function openCV(n, size, kernel) {
     }
     const cell = Math.floor(at);
     const x = Math.fround(at - cell);
-    if (kernel === "cubic") return inside(cell - 1, [1 + x, x, 1 - x, 2 - x].map((d) => keys(d, -0.75)), n);
+    if (kernel === "cubic") return mix(cell - 1, [1 + x, x, 1 - x, 2 - x].map((d) => keys(d, -0.75)), n);
     if (kernel === "lanczos") {
       const taps = Array.from({ length: 8 }, (_, k) => sinc(x + 3 - k) * sinc((x + 3 - k) / 4));
-      const sum = taps.reduce((a, b) => a + b, 0);
-      return inside(cell - 3, taps.map((tap) => tap / sum), n);
+      return mix(cell - 3, normalized(taps), n);
     }
-    return inside(cell, [1 - x, x], n);
+    return mix(cell, [1 - x, x], n);
   });
 }
 
-/** @returns {Mix} of taps from `low` on, those beyond the edges given to the edges. */
-function inside(low, taps, n) {
-  const clamp = (i) => Math.min(Math.max(i, 0), n - 1);
-  const first = clamp(low);
-  const weights = new Float64Array(clamp(low + taps.length - 1) - first + 1);
-  taps.forEach((tap, k) => (weights[clamp(low + k) - first] += tap));
-  return { low: first, weights };
+/** @returns {Mix} of weights for the samples from `low` on; those outside of the n there are become the edges'. */
+function mix(low, weights, n = Infinity) {
+  const samples = Int32Array.from(weights, (_, k) => Math.min(Math.max(low + k, 0), n - 1));
+  return { samples, weights: Float64Array.from(weights) };
+}
+
+function normalized(taps) {
+  const sum = taps.reduce((a, b) => a + b, 0);
+  return taps.map((tap) => tap / sum);
 }
 
 /** @returns {Mix} the mean over [from, to): each sample by how much of it lies inside. */
 function covered(from, to) {
   const low = Math.floor(from);
   const length = Math.max(Math.ceil(to - 1e-9) - low, 1);
-  const weights = Float64Array.from(
-    { length },
-    (_, k) => (Math.min(low + k + 1, to) - Math.max(low + k, from)) / (to - from),
-  );
-  return { low, weights };
+  const share = (_, k) => (Math.min(low + k + 1, to) - Math.max(low + k, from)) / (to - from);
+  return mix(low, Array.from({ length }, share));
 }
 
 /** Keys' cubic kernel at |x|. */

@@ -3,15 +3,16 @@
 /**
  * @param {{data: ArrayLike<number>, dims: readonly number[]}|undefined} output of one image, (1, ...)
  * @param {object} score the record's
- * @returns {{index: number, score: number, share?: number}[]} all classes; none where the task knows no order.
- *   Of a segmentation the score is the share of the pixels that are given to the class.
+ * @returns {{index: number, score: number}[]} all classes; none where the task knows no order. Of a segmentation
+ *   those that have pixels, and the score is their share of them.
  */
 export function rank(output, score) {
   const task = score.task ?? "classification";
   if (!output || !["classification", "regression", "segmentation"].includes(task)) return [];
   const numbers = Array.from(output.data, Number);
   const scores = task === "segmentation" ? shares(numbers, output.dims, score) : numbers;
-  return scores.map((value, index) => ({ index, score: value })).sort((a, b) => b.score - a.score);
+  const ranked = scores.map((value, index) => ({ index, score: value })).sort((a, b) => b.score - a.score);
+  return task === "segmentation" ? ranked.filter((one) => one.score > 0) : ranked;
 }
 
 /** Per class of (1, K, H, W) or (1, H, W, K), the share of the pixels whose likeliest it is. */
@@ -34,28 +35,30 @@ function shares(numbers, [, ...dims], score) {
   return found;
 }
 
-/** A score as text, and as a part of a bar from 0 to 1 among the others; see {@link unit} for what it is. */
-export function shown(score, record) {
-  switch (unit(record)) {
-    case "logit":
-    case "value":
-      return score.toPrecision(3);
-    default:
-      return percent(probability(score, record));
-  }
+const UNITS = {
+  segmentation: "share of the pixels",
+  regression: "value",
+  detection: "score",
+  embedding: "similarity",
+};
+
+/** What a score is, in a word. */
+export function unit({ score }) {
+  return UNITS[score.task] ?? (score.activation ? "probability" : "logit");
 }
 
-/** What a score is: a logit, a probability, a value, or a share of the pixels. */
-export function unit({ score }) {
-  const task = score.task ?? "classification";
-  if (task === "segmentation") return "share of the pixels";
-  if (task === "regression") return "value";
-  return score.activation ? "probability" : "logit";
+function isShare(record) {
+  return ["probability", "share of the pixels"].includes(unit(record));
+}
+
+/** A score as text. */
+export function shown(score, record) {
+  return isShare(record) ? percent(probability(score, record)) : score.toPrecision(3);
 }
 
 /** The scores' places on a bar from 0 to 1. */
 export function bars(ranked, record) {
-  if (!["logit", "value"].includes(unit(record))) return ranked.map(({ score }) => probability(score, record));
+  if (isShare(record)) return ranked.map(({ score }) => probability(score, record));
   const scores = ranked.map(({ score }) => score);
   const [low, high] = [Math.min(0, ...scores), Math.max(...scores)];
   return scores.map((score) => (high > low ? (score - low) / (high - low) : 0));
@@ -66,5 +69,6 @@ function probability(score, record) {
 }
 
 function percent(share) {
+  if (share > 0 && share < 0.001) return "< 0.1 %";
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 }
