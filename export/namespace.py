@@ -76,9 +76,20 @@ class Traced:
 
     def einsum(self, equation: str, /, *operands: Var) -> Var:
         terms, _, result = equation.replace(" ", "").partition("->")
-        pairs = zip(terms.split(","), operands, strict=True)
-        sizes = {letter: d for term, x in pairs for letter, d in zip(term, x.shape, strict=True)}
-        return self.op.Einsum(*operands, equation=equation, dims=tuple(sizes[c] for c in result))
+        named = terms.split(",")
+        sizes = {c: d for t, x in zip(named, operands, strict=True) for c, d in zip(t, x.shape, strict=True)}
+        dims = tuple(sizes[letter] for letter in result)
+        weighted = f"{result[:1]}{named[0][1:]},{named[0]}{result[1:]}"  # bk,bk... of a result b...
+        if len(named[0]) == 2 and terms == weighted:
+            return self._weighted_sum(*operands, dims)
+        return self.op.Einsum(*operands, equation=equation, dims=dims)
+
+    def _weighted_sum(self, weights: Var, x: Var, dims: Dims) -> Var:
+        """bk,bk...->b...: a product of matrices, for which ONNX Runtime is three times as fast."""
+        row = self.op.Unsqueeze(weights, [1], dims=(weights.shape[0], 1, weights.shape[1]))
+        summed = self.op.MatMul(row, self.reshape(x, (*x.shape[:2], -1)))
+        sizes = [self.op.dim(x, axis) for axis in (0, *range(2, x.rank))]
+        return Var(self.reshape(summed, sizes).value, self.op, dims)
 
     # -- what layouts and interpolation need beyond that ----------------------------------------------
 

@@ -32,6 +32,8 @@ CASES = {
     "sqrt": lambda a, b, xp: xp.sqrt(a * a),
     "matmul": lambda a, b, xp: xp.matmul(xp.abs(a), xp.reshape(b, (2, 3, 5, 4))),
     "einsum": lambda a, b, xp: xp.einsum("bk,bkhw->bhw", xp.mean(b, axis=(2, 3)), a),
+    "einsum of other axes": lambda a, b, xp: xp.einsum("bkhw,bkhw->bk", a, b),
+    "einsum over the first": lambda a, b, xp: xp.einsum("bk,bkhw->khw", xp.mean(b, axis=(2, 3)), a),
     "einsum of one": lambda a, b, xp: xp.einsum("bkhw->bk", a),
     "reshape": lambda a, b, xp: xp.reshape(a, (-1, 3, 20)),
     "permute_dims": lambda a, b, xp: xp.permute_dims(a, (0, 2, 3, 1)),
