@@ -81,7 +81,7 @@ class Traced:
         dims = tuple(sizes[letter] for letter in result)
         weighted = f"{result[:1]}{named[0][1:]},{named[0]}{result[1:]}"  # bk,bk... of a result b...
         if len(named[0]) == 2 and terms == weighted:
-            return self._weighted_sum(*operands, dims)
+            return self._weighted_sum(operands[0], operands[1], dims)
         return self.op.Einsum(*operands, equation=equation, dims=dims)
 
     def _weighted_sum(self, weights: Var, x: Var, dims: Dims) -> Var:
