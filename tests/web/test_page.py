@@ -399,11 +399,18 @@ def test_the_server_gives_nothing_outside_its_folder(browser: Browser) -> None:
 # -- the camera --------------------------------------------------------------------------------------
 
 
-def test_the_camera_is_explained_frame_by_frame(browser: Browser) -> None:
+def test_the_camera_is_explained_frame_by_frame(browser: Browser, tmp_path: Path) -> None:
     assert browser.open(camera=True)["runs"] == 1
     browser("click", "#camera")
     browser("runs", 4)
     assert browser("evaluate", "document.getElementById('camera').textContent") == "Stop the camera"
+    assert browser("evaluate", "document.getElementById('problem').hidden") is True
+    (tmp_path / "notes.txt").write_text("no model")
+    browser("drop", [str(tmp_path / "notes.txt")])  # the camera goes on, and what was told stays
+    runs = browser("evaluate", "runs")
+    browser("runs", runs + 3)
+    assert "notes.txt" in browser("evaluate", "document.getElementById('problem').textContent")
+    assert browser("evaluate", "document.getElementById('problem').hidden") is False
     browser("click", "#camera")
     stopped = browser.settled()
     assert stopped["problem"] is None

@@ -31,7 +31,10 @@ let outdated = false;
 /** Explain what the state says; while one run goes on, any number of calls makes one more. */
 function explain() {
   outdated = true;
-  running ??= explainAll().finally(() => (running = null));
+  running ??= explainAll().finally(() => {
+    running = null;
+    if (outdated && state.model && state.photo) explain(); // asked for after the last look
+  });
   return running;
 }
 
@@ -46,7 +49,6 @@ async function explainAll() {
       state.result = { ...result, model, fused, photo };
       paint();
       describe();
-      problem(null);
       document.dispatchEvent(new CustomEvent("explained", { detail: state.result }));
     } catch (error) {
       stopCamera();
@@ -149,6 +151,7 @@ function classButton({ index, score, bar }, model, pressed) {
 
 function choose(index) {
   state.classIndex = index;
+  problem(null);
   explain();
 }
 
@@ -209,10 +212,14 @@ function told({ method, layers }) {
 
 async function toggleCamera() {
   if (state.stopCamera) return stopCamera();
-  state.stopCamera = await openCamera(at("video"));
+  at("camera").disabled = true; // while the browser asks
+  try {
+    state.stopCamera = await openCamera(at("video"));
+  } finally {
+    at("camera").disabled = false;
+  }
   state.classIndex = TOP_CLASS;
-  at("camera").setAttribute("aria-pressed", true);
-  at("camera").textContent = "Stop the camera";
+  showCamera(true);
   while (state.stopCamera) {
     state.photo = frame(at("video"));
     await explain();
@@ -223,8 +230,13 @@ async function toggleCamera() {
 function stopCamera() {
   state.stopCamera?.();
   state.stopCamera = null;
-  at("camera").setAttribute("aria-pressed", false);
-  at("camera").textContent = "Use the camera";
+  showCamera(false);
+}
+
+function showCamera(on) {
+  at("camera").setAttribute("aria-pressed", on);
+  at("camera").textContent = on ? "Stop the camera" : "Use the camera";
+  at("status").setAttribute("aria-live", on ? "off" : "polite"); // not each frame is worth reading out
 }
 
 async function save() {
@@ -285,6 +297,7 @@ function withCode(text) {
 
 /** Run a visitor's wish and tell what becomes of it. */
 async function attempt(wish) {
+  problem(null);
   try {
     await wish();
   } catch (error) {
@@ -312,6 +325,7 @@ at("colormap").addEventListener("change", setColormap);
 at("blend").addEventListener("input", setBlend);
 at("method").addEventListener("change", ({ target }) => {
   state.fused = state.model.record.fused[target.value];
+  problem(null);
   explain();
 });
 at("other").addEventListener("change", ({ target }) => choose(Number(target.value)));
