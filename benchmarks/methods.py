@@ -6,7 +6,7 @@ ResNet-50 with random weights, one image of 224 x 224. A figure is the time of a
 that of plain inference of the plain export: A and B take turns, medians of pairs. Methods that run the whole
 file for hundreds of copies are timed on 64 of them and scaled to their number, which is printed.
 
-``--peers``: Ablation-CAM and Score-CAM in full, ours and pytorch-grad-cam's in turns (half an hour).
+``--peers``: Ablation-CAM and Score-CAM in full, ours and pytorch-grad-cam's in one run (a quarter of an hour).
 ``--memory``: the peak resident memory of a process that runs RISE with 100, 1,000 and 10,000 masks.
 """
 
@@ -167,7 +167,6 @@ def peers(layer: str, threads: int) -> None:
             ("reciprocam", None),
             ("ablationcam", "AblationCAM"),
             ("scorecam:pgc", "ScoreCAM"),
-            ("scorecam", "ScoreCAM"),
         ):
             explain = functools.partial(explainer.explain_tensor, x, ours, 7)
             explain() if theirs is None or ours == "ablationcam" else inference()

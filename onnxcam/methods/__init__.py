@@ -48,7 +48,7 @@ NEEDS: Mapping[str, str] = {
     "gradients": "G = ∂score/∂A, (B, C, h, w)",
     "noisy": "a function from samples, sigma and a seed to the means of G, G², G³ over noisy copies",
     "curvature": "∂(Σ G·A)/∂A with the factor A held constant, (B, C, h, w); inside a file only",
-    "biases": "the input times its gradient, then per node with a bias the bias times its; inside a file only",
+    "biases": "the input times its gradient, then each node's bias times its; inside a file only",
     "attention": "per block its score's gradient at its attention, (B, heads, queries, h, w); inside a file",
     "guided": "the input's guided gradient; inside a file only",
     "tail": "a function from changed activations of one image to scores; needs the file's tail",
