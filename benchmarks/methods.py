@@ -6,7 +6,7 @@ ResNet-50 with random weights, one image of 224 x 224. A figure is the time of a
 that of plain inference of the plain export: A and B take turns, medians of pairs. Methods that run the whole
 file for hundreds of copies are timed on 64 of them and scaled to their number, which is printed.
 
-``--peers``: Ablation-CAM and Score-CAM in full, ours and pytorch-grad-cam's in one run (a quarter of an hour).
+``--peers``: Ablation-CAM and Score-CAM in full, ours and pytorch-grad-cam's, in one run (15 minutes).
 ``--memory``: the peak resident memory of a process that runs RISE with 100, 1,000 and 10,000 masks.
 """
 
@@ -48,7 +48,7 @@ FEW: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Files:
-    """One network: plain, explainable at a layer with its tail, and with each map that only a file can hold."""
+    """A network: plain; explainable at a layer, with its tail; and with each map that only a file holds."""
 
     plain: Path
     explainable: Path

@@ -108,9 +108,9 @@ def test_sscam_and_iscam_of_torchcam(exported, explainer, monkeypatch):
             {"intervals": 4, "first": 1},
         ),
     ]:
-        draws = iter(2.0 * noise)
         if name == "sscam":
-            monkeypatch.setattr(theirs._distrib, "sample", lambda size: torch.from_numpy(next(draws))[None])
+            draws = [torch.from_numpy(one)[None] for one in np.float32(2) * noise]
+            monkeypatch.setattr(theirs._distrib, "sample", lambda size, left=draws: left.pop(0))
         with theirs, torch.no_grad():
             some(image)
             [expected] = theirs(CLASS)
