@@ -152,13 +152,20 @@ class Tail:
         known = max(images, default=count)
         each = np.zeros(count, np.int64) if known == 1 else np.arange(known)
         index = each if of is None else np.asarray(of, np.int64)
-        if len(images) > 1 or len(index) != count or not 0 <= index.min() <= index.max() < known:
-            raise TensorError(
-                f"There are {count} copies of the activations of {self.layer.name!r}, and the sides are of "
-                f"{' or '.join(map(str, sorted(images)))} images: give those of one image, of one for each "
-                "copy, or say with `of` which image each copy is of."
-            )
-        return index
+        if len(index) != count:
+            told = f"and `of` tells the images of {len(index)}" if of is not None else self._of_images(images)
+        elif images and (len(images) > 1 or not 0 <= index.min() <= index.max() < known):
+            told = self._of_images(images)
+        else:
+            return index
+        raise TensorError(
+            f"There are {count} copies of the activations of {self.layer.name!r}, {told}: give the sides of "
+            "one image, of one for each copy, or say with `of` which image each copy is of."
+        )
+
+    @staticmethod
+    def _of_images(images: set[int]) -> str:
+        return f"and the sides are of {' or '.join(map(str, sorted(images)))} images"
 
     def _check_feed(self, session: Session, name: str, array: NDArray[Any], count: int) -> None:
         if name not in session.choices or name == WITH_GRADIENTS:

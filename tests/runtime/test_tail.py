@@ -146,9 +146,9 @@ def test_rows_of_images():
         ({"sides": {}}, r"'d' reads the output 'cam\.side\.0'.*give it in sides"),
         ({"activations": slice(0, 0)}, "0 entries.*each image has 1: that is no whole number of copies"),
         ({"activations": slice(0, 2)}, "2 copies.*sides are of 3 images.*`of`"),
-        ({"of": [0, 1]}, "3 copies"),
-        ({"of": [0, 1, 3]}, "3 copies"),
-        ({"of": [0, 1, -1]}, "3 copies"),
+        ({"of": [0, 1]}, "3 copies.*`of` tells the images of 2"),
+        ({"of": [0, 1, 3]}, "3 copies.*sides are of 3 images"),
+        ({"of": [0, 1, -1]}, "3 copies.*sides are of 3 images"),
         ({"feeds": {"cam.class": np.zeros(3)}}, r"no optional input 'cam\.class'.*'cam\.class_index'"),
         ({"feeds": {"cam.with_gradients": np.array([True])}}, "no optional input 'cam.with_gradients'"),
         ({"feeds": {CLASS_INDEX: np.array([1, 2])}}, r"has the shape \(2,\): .* or 3, one for each"),
@@ -341,10 +341,11 @@ def test_many_targets_are_what_the_whole_file_gives(tmp_path, case):
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3])
-def test_pieces_of_images_and_of_rows(tmp_path, max_batch):
-    session = opened(WINDOWS, tmp_path, layers="q")
+@pytest.mark.parametrize("layer", ["q", "r"], ids=["around the layer", "nothing around it"])
+def test_pieces_of_images_and_of_rows(tmp_path, layer, max_batch):
+    session = opened(WINDOWS, tmp_path, layers=layer)
     target = [[1, 0, 4], [2], [None, 3], [0, 1, 2, 3, 4], [1]]
-    whole, parts, ran = both(session, tmp_path, target, layer="q", max_batch=max_batch, count=5)
+    whole, parts, ran = both(session, tmp_path, target, layer=layer, max_batch=max_batch, count=5)
     assert ran == 5
     same(whole, parts, 5)
 
