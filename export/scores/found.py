@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import onnx_ir as ir
 
-from ...contract import PREFIX, Score, Task
+from ...contract import Score, Task
 from ...errors import ScoreError, nearest
 from ..gradients.builder import Builder, Var, dims_of
 from ..gradients.definitions.registry import MICROSOFT
@@ -189,8 +189,9 @@ def logit(value: ir.Value) -> tuple[str | None, ir.Value]:
 def optional_input(op: Builder, name: str, default: np.ndarray[Any, Any]) -> Var:
     """A graph input that need not be fed: an initializer with open dims."""
     tensor = ir.tensor(default, name=name)
-    # Symbols of its own: the default has one entry along every axis, whatever the model's sizes.
-    dims = tuple(f"{PREFIX}{axis}" for axis in ("N", "a", "b", "c", "d", "e")[: default.ndim])
+    # Symbols of its own: the default has one entry along every axis, whatever the model's sizes and whatever
+    # is fed to the other inputs. ONNX Runtime shares memory between tensors whose symbols are the same.
+    dims = tuple(f"{name}.{axis}" for axis in ("N", "a", "b", "c", "d", "e")[: default.ndim])
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(dims), const_value=tensor)
     op.graph.inputs.append(value)
     op.graph.register_initializer(value)

@@ -124,7 +124,7 @@ def test_a_batch_symbol_named_as_ours(tmp_path):
     check_linear_head(nets.cnn(inputs="float[M,3,8,8] x"), tmp_path)
     model = nets.cnn()
     for v in (*model.graph.input, *model.graph.output):
-        v.type.tensor_type.shape.dim[0].dim_param = "cam.N"
+        v.type.tensor_type.shape.dim[0].dim_param = f"{CLASS_INDEX}.N"
     check_linear_head(model, tmp_path)
 
 

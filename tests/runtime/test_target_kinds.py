@@ -130,6 +130,21 @@ def test_a_box_of_a_photo(files):
     assert framed.shape == plain.shape
 
 
+@pytest.mark.parametrize(
+    "target", [0, [None, 0], [[0, Box((0, 0, 4, 4))], None]], ids=["one", "two", "boxes"]
+)
+def test_classes_and_boxes_are_fed_to_several_images_each_on_its_own(files, target):
+    """This detector has one class, so that what is made of the class's index has the shape of a score."""
+    x, explainer = tensors(2), files["detection"]
+    found = explainer.explain_tensor(x, target=target)
+    each = target if isinstance(target, list) else [target] * 2
+    alone = [explainer.explain_tensor(x[i : i + 1], target=[t]) for i, t in enumerate(each)]
+    for name in ("scores", "boxes", "maps"):
+        np.testing.assert_allclose(
+            getattr(found, name), np.concatenate([getattr(a, name) for a in alone]), rtol=1e-4, atol=1e-5
+        )
+
+
 def widened(box: np.ndarray[Any, Any]) -> tuple[float, ...]:
     x1, y1, x2, y2 = map(float, box)
     return min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1
