@@ -75,3 +75,26 @@ def weights(cells: Size, pixels: Size, xp: Any = np) -> Array:
 
 def _equal(a: Size, b: Size) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a == b
+
+
+def antialiased(images: Array, size: tuple[int, int]) -> Array:
+    """Images at another size, as torch and Pillow enlarge and shrink them: the kernel widens as they shrink.
+
+    Args:
+        images: (C, h, w).
+        size: H, W.
+
+    Returns:
+        (C, H, W) float32.
+    """
+    rows, columns = (_spread(n, m) for n, m in zip(images.shape[1:], size, strict=True))
+    return np.matmul(rows, np.matmul(np.asarray(images, np.float32), columns.T))
+
+
+def _spread(cells: int, pixels: int) -> Array:
+    """(N, n) float32, rows that sum to 1: triangles as wide as a pixel is in cells, but at least one cell."""
+    step = cells / pixels
+    centres = (np.arange(pixels) + 0.5) * step
+    apart = np.abs(np.arange(cells) + 0.5 - centres[:, None]) / max(step, 1)
+    weights = np.maximum(1 - apart, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -106,7 +106,7 @@ class Copies:
                 told = fetch(self.targets.rows([classes[0]]), self.score.output)
                 told = told.reshape(len(told), -1).astype(np.float32, copy=False)
                 if of == "probability" and gives_logits(self.score):
-                    told = _probabilities(told)
+                    told = probabilities(told)
                 found[part, classes] = told[:, self.targets.class_index[classes]]
             for t in alone:
                 found[part, t] = fetch(self.targets.rows([t]), SCORE)
@@ -332,7 +332,7 @@ def pinned(run: Rows, classes: NDArray[np.int64], own: bool = False) -> Targets:
     return replace(wanted, class_index=class_index, feeds=tuple(feeds) if any(feeds) else ())
 
 
-def _probabilities(table: Array) -> Array:
+def probabilities(table: Array) -> Array:
     """A softmax of logits; of a file that was not rewritten nobody knows whether it has taken one itself."""
     if (table >= 0).all() and np.allclose(table.sum(axis=1), 1, atol=1e-3):
         return table

@@ -127,7 +127,7 @@ def changed(x: NDArray[Any], change: Change, channels: int) -> NDArray[Any]:
     if change.flip:
         x = np.flip(x, _last(x, channels))
     if change.factor != 1:
-        x = _rounded(x * change.factor, x.dtype)
+        x = rounded(x * change.factor, x.dtype)
     if change.sigma:
         x = noisy(x, change.sigma, change.seed)
     return np.ascontiguousarray(x)
@@ -135,7 +135,7 @@ def changed(x: NDArray[Any], change: Change, channels: int) -> NDArray[Any]:
 
 def noisy(x: NDArray[Any], sigma: float, seed: int) -> NDArray[Any]:
     """A batch of inputs with :func:`noise_like` added, in their dtype."""
-    return _rounded(x + noise_like(x, sigma, seed), x.dtype)
+    return rounded(x + noise_like(x, sigma, seed), x.dtype)
 
 
 def noise_like(x: NDArray[Any], sigma: float, seed: int) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ def noise_like(x: NDArray[Any], sigma: float, seed: int) -> NDArray[np.float32]:
     return noise
 
 
-def _rounded(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def rounded(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """As a dtype; integers are rounded, and cut to what they can hold."""
     if np.issubdtype(dtype, np.integer):
         info = np.iinfo(dtype)

@@ -204,7 +204,7 @@ def resolve(
             made[id(entry)] = entry, _row(entry, file)  # kept, so that no other takes its id
         return made[id(entry)][1]
 
-    rows = [(i, row(t)) for i, entry in enumerate(target) for t in _entries(entry, i)]
+    rows = [(i, row(t)) for i, entry in enumerate(target) for t in entries(entry, i)]
     return Targets(
         np.array([i for i, _ in rows], np.int64),
         np.array([r.class_index for _, r in rows], np.int64),
@@ -485,7 +485,7 @@ def _named(file: _File, index: int) -> str:
     return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 
-def _entries(entry: Any, i: int) -> Sequence[Any]:
+def entries(entry: Any, i: int) -> Sequence[Any]:
     if isinstance(entry, np.ndarray):
         entry = entry.tolist()
     if not isinstance(entry, (list, tuple)):
