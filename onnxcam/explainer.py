@@ -296,13 +296,7 @@ class Explainer:
         options: Mapping[str, Any],
     ) -> Request:
         chosen = method if isinstance(method, Method) else methods.get(method)
-        for name in options:
-            if name not in chosen.options:
-                known = ", ".join(f"{k} ({v})" for k, v in chosen.options.items()) or "none"
-                near = nearest(name, list(chosen.options))
-                raise MethodError(
-                    f"The method '{chosen.name}' has no option {name!r}.{near} It has: {known}."
-                )
+        chosen.check(options)
         wanted = targets.resolve(target, count, self._count, self.labels, self.record.score)
         if chosen.finer is not None:
             wanted = targets.refined(wanted, chosen.finer, self.record.score)
@@ -314,7 +308,7 @@ class Explainer:
             () if held is not None else self._layers(chosen, layers),
             wanted,
             smoothed,
-            None if channels is None else tuple(map(operator.index, channels)),
+            None if channels is None else _channels_of(chosen, channels),
             Passes(progress=progress),
             held,
         )
@@ -353,7 +347,7 @@ class Explainer:
             raise UnknownLayer(f"layers is empty; the file explains {', '.join(map(repr, self.layers))}.")
         known = {layer.name: layer for layer in self.record.layers}
         for name in wanted:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise UnknownLayer(
                     f"The file does not explain a layer {name!r}.{nearest(str(name), list(known))} "
                     f"It explains {', '.join(map(repr, known))}."
@@ -482,6 +476,20 @@ def _photo_boxes(
         return None
     pairs = zip(boxes, geometries, strict=True)
     return np.stack([preprocess.box_to_photo(box, geometry) for box, geometry in pairs])
+
+
+def _channels_of(method: Method, channels: Sequence[int]) -> tuple[int, ...]:
+    """The channels that alone take part."""
+    if "tail" in method.needs or not method.layered:
+        why = "runs what follows all of them" if method.layered else "looks at no layer"
+        raise MethodError(f"The method '{method.name}' {why}: leave channels out.")
+    try:
+        chosen = tuple(map(operator.index, channels))
+    except TypeError:
+        chosen = ()
+    if not chosen:
+        raise InputError(f"channels are numbers of the layer's channels, such as [0, 17], not {channels!r}.")
+    return chosen
 
 
 def _label(labels: Sequence[str] | None, index: int) -> str:

@@ -195,7 +195,7 @@ def fuse(maps: Sequence[ArrayLike], how: str = "mean") -> Maps:
 
 
 def _combine(maps: Sequence[Any], how: str, xp: Any = np) -> Any:
-    if how not in _FUSIONS:
+    if not isinstance(how, str) or how not in _FUSIONS:
         raise InputError(
             f"No fusion {how!r}.{nearest(str(how), [*_FUSIONS])} There are: {', '.join(_FUSIONS)}."
         )

@@ -238,8 +238,11 @@ def method(args: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--option is KEY=VALUE, not {text!r}; see `onnxcam methods --json`.")
         own[key.strip()] = _plain(value.strip())
+    from ..methods import get
+
+    get(args.method).check(own)
     channels = None if args.channels is None else args.channels.split(",")
-    if channels is not None and not all(c.strip().lstrip("-").isdecimal() for c in channels):
+    if channels is not None and not all(c.strip().removeprefix("-").isdecimal() for c in channels):
         raise InputError(f"--channels are numbers, as in 0,17,512, not {args.channels!r}.")
     return {
         "method": args.method,

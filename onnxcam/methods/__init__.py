@@ -25,6 +25,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
+import numbers
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -126,6 +128,25 @@ class Method:
         options = {name: value for name, value in given.items() if name not in NEEDS}
         return self.function(*(given[name] for name in self.needs), **options)
 
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the function cannot be called with; what else they must be it says itself.
+
+        Raises:
+            MethodError: there is no such option, its value is of another kind than its default (which None
+                leaves open), a number that is not finite, or a seed below 0.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(f"{k} ({v})" for k, v in self.options.items()) or "none"
+                near = nearest(name, list(self.options))
+                raise MethodError(f"The method '{self.name}' has no option {name!r}.{near} It has: {known}.")
+            wanted = type(self.options[name])
+            if wanted in _WANTED and not _fits(value, wanted, name):
+                raise MethodError(
+                    f"The option '{name}' of the method '{self.name}' is {_WANTED[wanted]}"
+                    f"{', 0 or more' * (name == 'seed')}, such as {self.options[name]!r}, not {value!r}."
+                )
+
     @property
     def kind(self) -> str:
         """What it takes: ``layer``, one pass; ``tail``; many ``passes``; or it is ``inside`` a file."""
@@ -149,6 +170,19 @@ class Method:
     def runs(self) -> bool:
         """Whether it runs the model itself, image by image."""
         return not RUNS.isdisjoint(self.needs)
+
+
+#: What an option is, by the type of its default.
+_WANTED: Mapping[type, str] = {int: "a whole number", float: "a finite number", str: "a name"}
+
+
+def _fits(value: Any, wanted: type, name: str) -> bool:
+    if wanted is str:
+        return isinstance(value, str)
+    kind = numbers.Integral if wanted is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        return False
+    return name != "seed" or float(value) >= 0
 
 
 _methods: dict[str, Method] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,10 @@ def kpcacam(activations: Array, *, kernel: str = "sigmoid", gamma: float | None 
         raise MethodError(
             f"No kernel {kernel!r}.{nearest(str(kernel), [*KERNELS])} There are: {', '.join(KERNELS)}."
         )
-    scale = 1 / activations.shape[1] if gamma is None else gamma
-    if not scale > 0:
+    given: Any = gamma
+    if gamma is not None and (isinstance(given, str) or not 0 < given < np.inf):
         raise MethodError(f"The gamma of kpcacam is a number above 0, or None for 1/C, not {gamma!r}.")
+    scale = 1 / activations.shape[1] if gamma is None else gamma
     return first_kernel_component(activations, lambda cells: KERNELS[kernel](cells, scale))
 
 

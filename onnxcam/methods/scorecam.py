@@ -126,6 +126,10 @@ def sscam(
     """
     if on not in ("mask", "input"):
         raise MethodError(f"The noise of sscam is on 'mask' or on 'input', not on {on!r}.")
+    if samples < 1 or sigma < 0:
+        raise MethodError(
+            f"sscam needs at least one sample and a sigma of at least 0, not {samples} and {sigma}."
+        )
     chosen = _telling(activations, top, constant=True)
     channels = min_max(activations[chosen], 1e-8)
     count = len(chosen) * samples
@@ -177,6 +181,8 @@ def iscam(
     Returns:
         M, (T, h, w), one for each target.
     """
+    if intervals < 1:
+        raise MethodError(f"iscam needs at least one interval, not {intervals}.")
     chosen = _telling(activations, top, constant=True)
     channels = min_max(activations[chosen], 1e-8)
     factors = np.cumsum(np.arange(first, first + intervals) / intervals).astype(np.float32)
@@ -206,8 +212,8 @@ def _softmaxed(activations: Array, masked: Scorer, masks: Callable[[Array], Arra
 def _telling(activations: Array, top: int | None, constant: bool = False) -> Array:
     """The channels that vary most over the grid, in their order; all that vary (or all) without ``top``."""
     spread = activations.reshape(len(activations), -1).std(axis=1)
-    if top is not None and top < 1:
-        raise MethodError(f"top is how many channels take part, at least 1, not {top}.")
+    if top is not None and (not isinstance(top, (int, np.integer)) or top < 1):
+        raise MethodError(f"top is how many channels take part, at least 1, not {top!r}.")
     order = np.argsort(-spread, kind="stable")[:top]
     varied = order if constant else order[spread[order] > 0]
     return np.sort(varied)

@@ -319,6 +319,11 @@ def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
             ["{photo}", "-m", "rise", "--option", "mask=3"],
             "The method 'rise' has no option 'mask'. Nearest: 'masks'. It has: masks (4000), cells (7)",
         ),
+        (
+            ["{photo}", "--option", "target=3"],
+            "The method 'gradcam' has no option 'target'. It has: none.",
+        ),
+        (["{photo}", "--channels=--1"], "--channels are numbers, as in 0,17,512, not '--1'."),
         (["{photo}", "--channels", "a,1"], "--channels are numbers, as in 0,17,512, not 'a,1'."),
         (["{photo}", "--channels", "6"], "The layer 'top' has no channel 6: it has 6, 0 to 5."),
         (["{photo}", "--labels", "{empty}/none.txt"], "cannot be read: No such file or directory."),

@@ -132,6 +132,8 @@ def test_kpcacam_by_hand():
             r"^No kernel 'sigmod'\. Nearest: 'sigmoid'\. There are: sigmoid, rbf, poly, cos",
         ),
         ({"gamma": 0}, r"^The gamma of kpcacam is a number above 0, or None for 1/C, not 0\.$"),
+        ({"gamma": "auto"}, r"^The gamma of kpcacam .* not 'auto'\.$"),
+        ({"gamma": float("inf")}, r"^The gamma of kpcacam .* not inf\.$"),
         ({"gamma": float("nan")}, r"^The gamma of kpcacam .* not nan\.$"),
     ],
 )

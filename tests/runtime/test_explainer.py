@@ -379,6 +379,8 @@ def test_a_model_that_overflows_is_no_answer(tiny):
         ({"layers": []}, errors.UnknownLayer, "layers is empty; the file explains 'top'"),
         ({"layers": 3}, errors.UnknownLayer, "does not explain a layer 3. It explains 'top'"),
         ({"method": ["gradcam"]}, errors.MethodError, r"No method \['gradcam'\]"),
+        ({"layers": [["top"]]}, errors.UnknownLayer, r"does not explain a layer \['top'\]\."),
+        ({"fuse": ["mean"]}, errors.InputError, r"No fusion \['mean'\]"),
         ({"fuse": "sum"}, errors.InputError, "No fusion 'sum'"),
     ],
 )  # fmt: skip

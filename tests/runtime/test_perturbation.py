@@ -296,6 +296,14 @@ def test_a_mask_that_makes_the_model_overflow(tiny):
             {"masks": 0},
             r"RISE needs at least one mask, one cell and a probability between 0 and 1, not 0",
         ),
+        ("sscam", {"samples": 0}, r"^sscam needs at least one sample and a sigma of at least 0, not 0 and 2"),
+        (
+            "sscam",
+            {"sigma": -1},
+            r"^sscam needs at least one sample and a sigma of at least 0, not 35 and -1",
+        ),
+        ("iscam", {"intervals": 0}, r"^iscam needs at least one interval, not 0\.$"),
+        ("scorecam", {"top": 2.5}, r"^top is how many channels take part, at least 1, not 2\.5\.$"),
         ("rise", {"probability": 1}, r"a probability between 0 and 1, not 4000, 7 and 1\."),
         ("occlusion", {"window": 0}, r"of occlusion are shares above 0 and up to 1, not 0 and 0\.5\."),
         (

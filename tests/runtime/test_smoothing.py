@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -255,6 +256,25 @@ def test_channels_that_are_not_there(tiny, channels):
         opened(tiny()).explain_tensor(tiny().x(), channels=channels)
 
 
+@pytest.mark.parametrize("channels", [[], 3, "a", ["a"], [0.5], [[0]]], ids=repr)
+def test_channels_that_are_no_numbers(tiny, channels):
+    with pytest.raises(InputError, match=r"^channels are numbers of the layer's channels, such as \[0, 17\]"):
+        opened(tiny()).explain_tensor(tiny().x(), "scorecam", channels=channels)
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("ablationcam", "runs what follows all of them"),
+        ("reciprocam", "runs what follows all of them"),
+        ("occlusion", "looks at no layer"),
+    ],
+)
+def test_channels_of_methods_that_take_none(tiny, method, why):
+    with pytest.raises(MethodError, match=f"^The method '{method}' {why}: leave channels out"):
+        opened(tiny()).explain_tensor(tiny().x(), method, channels=[0])
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -270,6 +290,36 @@ def test_channels_that_are_not_there(tiny, channels):
 def test_unknown_options(tiny, method, options, message):
     with pytest.raises(MethodError, match=message):
         opened(tiny()).explain_tensor(tiny().x(), method, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("rise", {"masks": 2.5}, "'masks' of the method 'rise' is a whole number, such as 4000, not 2.5."),
+        ("rise", {"masks": True}, "'masks' of the method 'rise' is a whole number, such as 4000, not True."),
+        ("rise", {"masks": "many"}, "is a whole number, such as 4000, not 'many'."),
+        (
+            "rise",
+            {"seed": -1},
+            "'seed' of the method 'rise' is a whole number, 0 or more, such as 0, not -1.",
+        ),
+        ("randomcam", {"seed": None}, "is a whole number, 0 or more, such as 0, not None."),
+        ("fem", {"k": float("nan")}, "'k' of the method 'fem' is a finite number, such as 2.0, not nan."),
+        ("fem", {"k": "2"}, "is a finite number, such as 2.0, not '2'."),
+        ("kpcacam", {"kernel": 5}, "'kernel' of the method 'kpcacam' is a name, such as 'sigmoid', not 5."),
+    ],
+)
+def test_options_of_another_kind(tiny, method, options, message):
+    with pytest.raises(MethodError, match=re.escape(message) + "$"):
+        opened(tiny()).explain_tensor(tiny().x(1), method, **options)
+
+
+def test_options_of_numpys_types(tiny):
+    explainer, x = opened(tiny()), tiny().x(1)
+    ours = explainer.explain_tensor(x, "fem", k=np.float32(1)).maps
+    np.testing.assert_array_equal(ours, explainer.explain_tensor(x, "fem", k=1).maps)
+    ours = explainer.explain_tensor(x, "randomcam", seed=np.int64(3)).maps
+    np.testing.assert_array_equal(ours, explainer.explain_tensor(x, "randomcam", seed=3).maps)
 
 
 def test_options_reach_the_method(tiny):
