@@ -8,6 +8,7 @@ all photos together are a matrix of channels × cells; non-negative matrix facto
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import paint, preprocess, rows
-from .errors import InputError, TensorError
+from .errors import BadTail, InputError, TensorError
 from .evidence import logits_of
 from .explainer import Explainer
 from .folder import encoded, file_stem, write_whole
+from .grids import put_back
 from .images import Photo
 from .methods import Method, Need
+from .perturbation import TailScorer
 from .result import Explanation
+
+_log = logging.getLogger("onnxcam")
 
 Progress = Callable[[int, int], object]
 
@@ -180,10 +185,12 @@ def factorize(
 ) -> Concepts:
     """The concepts of a layer in some photos.
 
-    Where global average pooling and one linear layer follow, each concept is named by the classes that the
-    classifier gives to it. The classifier is read off the gradients, which are its weights: one run of the
-    model for each class that it knows. For other heads there are no names. The activations of all photos are
-    held at once.
+    Each concept is named by the classes that a classifier gives to a grid filled with it. Where the file has
+    a tail for the layer, that is one run of the tail, whatever the head is; what the tail takes besides the
+    grid (what goes around the layer, a class token) is the first photo's. Without a tail the classifier is
+    read off the gradients, which are its weights: one run of the model for each class that it knows; that is
+    for global average pooling and one linear layer, and for other heads there are no names. The activations
+    of all photos are held at once.
 
     Example:
         >>> onnxcam.factorize(explainer, ["a.jpg", "b.jpg"]).save("out")  # doctest: +SKIP
@@ -195,7 +202,8 @@ def factorize(
         concepts: how many.
         names: how many classes to name for each concept; 0: none, which spares the runs.
         seed: of the factorization's start.
-        progress: called with the number of classes that are done, and that there are.
+        progress: called with the number of classes that are done, and that there are; behind a tail, of
+            concepts.
 
     Raises:
         InputError: too many concepts for the photos, or fewer than one; the layer is no grid of an image.
@@ -344,23 +352,19 @@ def _named(
     count: int,
     progress: Progress | None,
 ) -> tuple[tuple[Name, ...], ...]:
-    """Per concept the classes that the classifier gives to it; none without average pooling before that."""
+    """Per concept the classes that the classifier gives to it; none where that cannot be told."""
     score = explainer.record.score
-    head = next(known.head for known in explainer.record.layers if known.name == layer)
-    if head != "gap-linear" or score.task != "classification" or score.output not in found.outputs:
+    if score.task != "classification" or score.output not in found.outputs:
         return ()
-    # Behind a softmax they are known up to a constant for each image, which a softmax takes off again.
-    logits = logits_of(score.activation, found.outputs[score.output])
-    classes = logits.shape[1]
     photo = (found.images or [])[:1]
-    weights = np.empty((classes, activations.shape[1]))
-    for part in rows.batches(classes, _CLASSES):
-        _, gradients = _read(explainer, photo, layer, "gradients", [list(range(part.start, part.stop))])
-        weights[part] = gradients.sum(axis=(2, 3))
-        if progress is not None:
-            progress(part.stop, classes)
-    bias = logits[0] - weights @ activations[0].mean(axis=(1, 2))
-    given = vectors @ weights.T + bias
+    given = _by_tail(explainer, photo, vectors, activations.shape[2:], layer, progress)
+    if given is None:
+        head = next(known.head for known in explainer.record.layers if known.name == layer)
+        if head != "gap-linear":
+            return ()
+        # Behind a softmax they are known up to a constant for each image, which a softmax takes off again.
+        logits = logits_of(score.activation, found.outputs[score.output][:1])[0]
+        given = _by_gradients(explainer, photo, vectors, activations[0], logits, layer, progress)
     if score.activation == "sigmoid":
         probabilities = 1 / (1 + np.exp(-given))
     else:
@@ -375,6 +379,65 @@ def _named(
         )
         for mine, p in zip(best, probabilities, strict=True)
     )
+
+
+def _by_tail(
+    explainer: Explainer,
+    photo: list[Photo],
+    vectors: NDArray[np.float32],
+    grid: tuple[int, ...],
+    layer: str,
+    progress: Progress | None,
+) -> NDArray[Any] | None:
+    """(K, classes) logits of grids that are filled with a vector each; None without a tail."""
+    score = explainer.record.score
+    if all(tail.layer != layer for tail in explainer.record.tails):
+        return None
+    kept: list[TailScorer] = []
+
+    def keep(_: NDArray[np.float32], tail: TailScorer) -> NDArray[np.float32]:
+        kept.append(tail)
+        return np.zeros((1, 1, 1), np.float32)
+
+    found = []
+    try:
+        reader = Method("factorization", keep, ("activations", "tail"), "", "")
+        explainer.explain(photo, reader, None, layer)
+        (scorer,) = kept
+        for part in rows.batches(len(vectors), scorer.copies.batch):
+            cells = vectors[part][:, :, None, None]
+            filled = np.broadcast_to(cells, (*cells.shape[:2], *grid))
+            changed = put_back(filled, scorer.tail.layer.layout, scorer.activations)
+            told = scorer.tail.scores(changed, scorer.sides)[score.output]
+            found.append(logits_of(score.activation, told))
+            if progress is not None:
+                progress(part.stop, len(vectors))
+    except BadTail as e:
+        _log.warning("%s Going on without it: the classifier is read off its gradients, where it can be.", e)
+        return None
+    return np.concatenate(found)
+
+
+def _by_gradients(
+    explainer: Explainer,
+    photo: list[Photo],
+    vectors: NDArray[np.float32],
+    activations: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    layer: str,
+    progress: Progress | None,
+) -> NDArray[Any]:
+    """The same behind average pooling and a linear map, of the photo's activations (C, h, w) and logits."""
+    classes = len(logits)
+    weights = np.empty((classes, len(activations)))
+    for part in rows.batches(classes, _CLASSES):
+        _, gradients = _read(explainer, photo, layer, "gradients", [list(range(part.start, part.stop))])
+        weights[part] = gradients.sum(axis=(2, 3))
+        if progress is not None:
+            progress(part.stop, classes)
+    bias = logits - weights @ activations.mean(axis=(1, 2))
+    given: NDArray[Any] = vectors @ weights.T + bias
+    return given
 
 
 def _label(labels: Sequence[str] | None, index: int) -> str:

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import onnxcam
 from onnxcam import Explainer, demo, factorize, images, paint
@@ -12,6 +13,8 @@ from onnxcam.demo import mosaics
 from onnxcam.errors import InputError, OutputError, TensorError, UnknownLayer
 from onnxcam.factorization import factorized, nmf
 from onnxcam.methods import Method
+
+from . import nets
 
 
 def products(rank=3, shape=(12, 40), seed=0):
@@ -232,6 +235,64 @@ def tiny_file():
     from runtime.conftest import Tiny
 
     return lambda layers, **options: Tiny(layers=layers, **options).graph_bytes()
+
+
+BODY = "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c)"
+POOLED = "p = GlobalAveragePool(r) f = Flatten(p) z = Gemm<transB=1>(f, v, u)"
+DEEP = "d = Conv<pads=[1,1,1,1]>(r, k) p = GlobalMaxPool(d) f = Flatten(p) z = Gemm<transB=1>(f, v, u)"
+WEIGHTS = {"w": (4, 3, 3, 3), "b": (4,), "v": (5, 4), "u": (5,), "k": (4, 4, 3, 3)}
+
+
+def with_tail(folder, head, end="y = Identity(z)"):
+    """A file and what follows its layer."""
+    rewrite_onnx = pytest.importorskip("onnxcam.export").rewrite_onnx
+    weights = nets.weights(**WEIGHTS)
+    net = nets.model(f"{BODY} {head} {end}", "float[N,3,12,12] x", "float[N,5] y", weights)
+    path = folder / "net.cam.onnx"
+    rewrite_onnx(net.SerializeToString(), path, "r", preprocess={"size": (12, 12)}, tail=True)
+    return path, weights
+
+
+@pytest.mark.parametrize("end", ["y = Identity(z)", "y = Softmax(z)", "y = Sigmoid(z)"])
+def test_a_tail_names_as_the_gradients_do(end, photos, tmp_path):
+    """Behind average pooling and a linear map."""
+    path, _ = with_tail(tmp_path, POOLED, end)
+    given, tail_steps, steps = [photos["cat"], photos["brick"]], [], []
+    with_its_tail = factorize(
+        Explainer(path, "cpu", max_batch=2),
+        given,
+        concepts=3,
+        names=5,
+        progress=lambda *a: tail_steps.append(a),
+    )
+    for tail in tmp_path.glob("*tail*"):
+        tail.unlink()
+    without = factorize(
+        Explainer(path, "cpu"), given, concepts=3, names=5, progress=lambda *a: steps.append(a)
+    )
+    assert tail_steps == [(2, 3), (3, 3)]
+    assert steps == [(5, 5)]
+    assert np.ptp([names[0].probability for names in without.names]) > 0.01
+    assert max(len(names) for names in without.names) > 1
+    for one, other in zip(with_its_tail.names, without.names, strict=True):
+        assert [n.class_id for n in one] == [n.class_id for n in other]
+        np.testing.assert_allclose([n.probability for n in one], [n.probability for n in other], atol=1e-4)
+
+
+def test_a_tail_names_behind_any_head(photos, tmp_path, caplog):
+    path, weights = with_tail(tmp_path, DEEP)
+    found = factorize(Explainer(path, "cpu"), photos["cat"], concepts=2, names=5)
+    head = nets.model(DEEP, "float[N,4,12,12] r", "float[N,5] z", weights)
+    filled = np.broadcast_to(found.factors.vectors[:, :, None, None], (2, 4, 12, 12))
+    (z,) = ReferenceEvaluator(head).run(None, {"r": np.ascontiguousarray(filled)})
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    for names, p in zip(found.names, e / e.sum(axis=1, keepdims=True), strict=True):
+        assert [n.class_id for n in names] == [c for c in np.argsort(-p) if p[c] >= 0.01]
+        np.testing.assert_allclose([n.probability for n in names], [p[n.class_id] for n in names], rtol=1e-3)
+    for tail in tmp_path.glob("*tail*"):
+        tail.unlink()
+    assert factorize(Explainer(path, "cpu"), photos["cat"], concepts=2).names == ()
+    assert "Going on without it: the classifier is read off its gradients" in caplog.text
 
 
 def test_an_unknown_layer(explainer, photos):
