@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         metavar="N",
         help="how many classes to name for each concept: at once where the file has a tail, else by a "
-        "run of the model for each class, behind average pooling and one linear layer; 0 for none (default: 2)",
+        "run of the model per class, behind average pooling and one linear layer; 0 for none (default: 2)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the factorization's start (default: 0)")
     options.add_providers(parser)
