@@ -166,7 +166,7 @@ class Explainer:
         named = photos.each(images)
         loaded = [photos.load(picture, name) for name, picture in named]
         request = self._request(method, target, layers, len(loaded), smooth, channels, progress, options)
-        fuse = request.method.fuse if fuse is None else fuse
+        fuse = _fusion(request, fuse, scale)
         dtype = image.dtype or np.dtype(np.float32)
         parts, geometries = [], []
         for part in rows.batches(len(loaded), rows.piece(image, self._file.max_batch)):
@@ -233,7 +233,7 @@ class Explainer:
         feeds = self._checked(x)
         shape = inputs.shape_of(feeds[image.name])
         request = self._request(method, target, layers, shape[0], smooth, channels, progress, options)
-        fuse = request.method.fuse if fuse is None else fuse
+        fuse = _fusion(request, fuse, scale)
         whole = self._size(shape)
         found = evidence.find(self._file, feeds, _as_input(request.targets, whole), request)
         size = _largest(found.layer_maps)
@@ -476,6 +476,25 @@ def _photo_boxes(
         return None
     pairs = zip(boxes, geometries, strict=True)
     return np.stack([preprocess.box_to_photo(box, geometry) for box, geometry in pairs])
+
+
+def _fusion(request: Request, fuse: str | None, scale: str) -> str:
+    """How several layers become one heatmap; what a file did to its map cannot be undone."""
+    name, held = request.method.name, request.fused
+    if held is not None and held.scaled:
+        finished = f"The file gives the map of '{name}' finished, "
+        if scale == "batch":
+            raise MethodError(
+                f"{finished}each image's scaled on its own: leave scale='batch' out, or rewrite the model "
+                f"with fuse={{'method': '{name}', 'scaled': False, 'size': 'layer'}} (`--fuse {name} "
+                "--fuse-raw --fuse-size layer`)."
+            )
+        if len(held.layers) > 1 and fuse not in (None, held.fuse):
+            raise MethodError(
+                f"{finished}its layers fused by '{held.fuse}': leave fuse={fuse!r} out, or rewrite the model "
+                f"with fuse={{'method': '{name}', 'fuse': {fuse!r}}}."
+            )
+    return request.method.fuse if fuse is None else fuse
 
 
 def _channels_of(method: Method, channels: Sequence[int]) -> tuple[int, ...]:

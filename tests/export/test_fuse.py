@@ -361,6 +361,38 @@ def test_the_explainer_reads_a_file_of_maps_alone(tmp_path):
         explainer.explain_tensor(x, "layercam")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"scale": "batch"},
+            r"each image's scaled on its own: leave scale='batch' out, .*`--fuse gradcam --fuse-raw --fuse-size layer`\)\.$",
+        ),
+        (
+            {"fuse": "max"},
+            r"its layers fused by 'mean': leave fuse='max' out, or rewrite .*'fuse': 'max'\}\.$",
+        ),
+    ],
+)
+def test_what_a_file_did_to_its_map_cannot_be_undone(tmp_path, options, message):
+    _, path = rewritten(residual(), tmp_path, layers=["s", "r"], fuse="gradcam", maps_only=True)
+    explainer, x = onnxcam.Explainer(path, "cpu"), noise(2, 3, 8, 8)
+    with pytest.raises(MethodError, match=rf"^The file gives the map of 'gradcam' finished, {message}"):
+        explainer.explain_tensor(x, **options)
+    same = explainer.explain_tensor(x, fuse="mean")
+    np.testing.assert_array_equal(same.heatmaps, explainer.explain_tensor(x).heatmaps)
+
+
+def test_maps_as_the_method_gives_them_are_scaled_over_the_batch(tmp_path):
+    raw = FuseSpec("gradcam", size="layer", scaled=False)
+    _, whole = rewritten(residual(), tmp_path)
+    found = onnxcam.Explainer(whole, "cpu").explain_tensor(noise(3, 3, 8, 8), scale="batch")
+    _, path = rewritten(residual(), tmp_path, fuse=raw, maps_only=True)
+    told = onnxcam.Explainer(path, "cpu").explain_tensor(noise(3, 3, 8, 8), scale="batch")
+    assert found.heatmaps.max() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(told.heatmaps, found.heatmaps, atol=1e-5)
+
+
 # -- what cannot be -----------------------------------------------------------------------------------
 
 
