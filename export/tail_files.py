@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..contract import KEY, WITH_GRADIENTS, Record, Tail
+from ..contract import (
+    CELLS,
+    CHOSEN_BOX,
+    CHOSEN_REGION,
+    CLASS,
+    KEY,
+    PATCHES,
+    WITH_GRADIENTS,
+    Layer,
+    Record,
+    Tail,
+)
 from ..errors import VerificationError
 from ..tail import rows_of
 from .bfloat16 import twin
@@ -133,6 +144,8 @@ def _check(
     fed = {layer.activations: rows_of(whole[layer.activations], tail.rows, again)}
     fed |= {side.name: rows_of(whole[side.name], side.rows, again) for side in tail.sides}
     fed[WITH_GRADIENTS] = np.array([True])
+    if tail.local and size == 1:
+        _check_local(tail, layer, drafts, fed)
     for name, ours in _run(drafts.tails[tail.file], fed, bfloat16).items():
         rows = len(whole[name]) // size
         theirs = rows_of(whole[name], rows, again)
@@ -148,6 +161,35 @@ def _check(
                 f"The tail of the layer {layer.name!r} gives another {name!r} than the file for a batch of "
                 f"{len(again)}: it differs by {error:.2g} (allowed: {limit:g}). Nothing was written; leave "
                 "the tail out, and please report it with the model."
+            )
+
+
+def _check_local(tail: Tail, layer: Layer, drafts: Drafts, fed: Feeds) -> None:
+    """Run a tail on cells that went out, at corners and inside, and on the whole of the same activations."""
+    base = fed[layer.activations]
+    channels, height, width = base.shape[1:]
+    cells = np.unique([0, width - 1, (height // 2) * width + width // 2, height * width - 1])
+    copies = np.arange(len(cells))
+    changed = np.repeat(base, len(cells), axis=0)
+    changed.reshape(len(cells), channels, -1)[copies, :, cells] = 0
+    path = drafts.tails[tail.file]
+    same = {n: a for n, a in fed.items() if n not in (layer.activations, WITH_GRADIENTS)}
+    sides = {s.name: rows_of(same[s.name], s.rows, 0 * copies) for s in tail.sides}
+    whole = _run(path, {**same, **sides, layer.activations: changed}, False)
+    patches = {PATCHES: np.zeros((len(cells), channels), base.dtype), CELLS: np.stack([copies, cells], 1)}
+    found = _run(path, {**same, layer.activations: base, **patches}, False)
+    for name in found.keys() - {
+        layer.gradients,
+        CLASS,
+        CHOSEN_BOX,
+        CHOSEN_REGION,
+    }:  # rounding may choose another
+        error, limit = relative_error(found[name], whole[name]), TOLERANCE.get(found[name].dtype.name, 0.0)
+        if not error <= limit:
+            raise VerificationError(
+                f"The tail of the layer {layer.name!r} gives another {name!r} from changed cells alone than "
+                f"from whole activations: it differs by {error:.2g} (allowed: {limit:g}). Nothing was "
+                "written; leave the tail out, and please report it with the model."
             )
 
 

@@ -38,6 +38,7 @@ from .gradients.builder import NODE_PREFIX, Builder, Var, dims_of
 from .gradients.control_flow import captured_by, empty, subgraphs
 from .gradients.engine import shape_unknown
 from .gradients.quantized import is_real, quantization
+from .local_tails import add_local_way
 from .paths import image_input
 from .scores.found import optional_input
 from .verify import Feeds
@@ -89,7 +90,8 @@ def cut(
     cuts = []
     for layer, outline, name in zip(record.layers, outlined, names, strict=True):
         tail = Tail(layer.name, name, "", sides.all_of(outline), outline.rows)
-        made = _extracted(model, layer, outline, sides)
+        made, local = _extracted(model, layer, outline, sides)
+        tail = dataclasses.replace(tail, local=local)
         own = dataclasses.replace(record, layers=(layer,), tails=(), fused=(), tail_of=target)
         made.metadata_props[KEY] = own.to_json()
         cuts.append(Cut(made, tail))
@@ -399,8 +401,8 @@ class _Sides:
 # -- the tail itself --------------------------------------------------------------------------------
 
 
-def _extracted(model: ir.Model, layer: Layer, outline: _Outline, sides: _Sides) -> ir.Model:
-    """The tail's model."""
+def _extracted(model: ir.Model, layer: Layer, outline: _Outline, sides: _Sides) -> tuple[ir.Model, bool]:
+    """The tail's model, and whether it takes changed cells alone."""
     tail = model.clone()
     graph = tail.graph
     values = named_values(graph)
@@ -436,8 +438,29 @@ def _extracted(model: ir.Model, layer: Layer, outline: _Outline, sides: _Sides) 
     graph.inputs.extend(choices)
     _remove_unused(graph)
     graph.sort()
+    local = _local(op, activations.value, [sides.of(v) for v in outline.sides], outline, choices, layer)
     _on_request(op, layer)
-    return tail
+    return tail, local
+
+
+def _local(
+    op: Builder,
+    activations: ir.Value,
+    sides: Sequence[Side],
+    outline: _Outline,
+    choices: Sequence[ir.Value],
+    layer: Layer,
+) -> bool:
+    """Give a tail its way from changed cells, if it can have one."""
+    graph = op.graph
+    if layer.layout.kind != "NCHW" or outline.rows != 1 or any(s.rows > 1 for s in sides):
+        return False
+    inputs = {v.name: v for v in graph.inputs}
+    per_image = [inputs[s.name] for s in sides if s.rows == 1 and s.name in inputs]
+    told = [v for v in graph.outputs if v.name != layer.gradients]
+    needed = _ancestors(told)
+    nodes = [n for n in graph if n in needed]
+    return add_local_way(op, activations, per_image, told, _moved(graph, choices), nodes)
 
 
 _INT64 = ir.TensorType(ir.DataType.INT64)

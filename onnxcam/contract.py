@@ -26,6 +26,8 @@ BOX = "cam.box"  #: input, float32 [N, 4]: x1, y1, x2, y2 in pixels of the model
 REFERENCE = "cam.reference"  #: input, float32 [N, D]: what an embedding is compared with
 SEED = "cam.seed"  #: input: a cotangent in the score's shape, where one was asked for
 WITH_GRADIENTS = "cam.with_gradients"  #: input of a tail, bool [1]; False (the default) leaves them out
+PATCHES = "cam.patches"  #: input of a tail, float32 [R, C]: the channels of changed cells of the layer
+CELLS = "cam.cells"  #: input of a tail, int64 [R, 2]: of each changed cell the copy and the place in the grid
 SCORE = "cam.score"  #: output, float32 [N]: the number that is explained
 CLASS = "cam.class"  #: output, int64 [N]: the class that is explained
 EMBEDDING = "cam.embedding"  #: output, float32 [N, D]: what :data:`REFERENCE` is compared with
@@ -292,6 +294,8 @@ class Tail:
         sha256: of its bytes, in hexadecimal; weights that lie beside it are not in it.
         sides: what it takes besides the layer's activations.
         rows: how many entries of the first axis of the layer's tensor each image has.
+        local: whether it takes :data:`PATCHES` and :data:`CELLS`, of copies that differ from one image's
+            activations in some cells alone; then those are what it is run on.
     """
 
     layer: str
@@ -299,6 +303,7 @@ class Tail:
     sha256: str
     sides: tuple[Side, ...] = ()
     rows: int = 1
+    local: bool = False
 
 
 @dataclass(frozen=True)

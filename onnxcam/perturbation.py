@@ -32,13 +32,15 @@ from .feeds import shape_of
 from .grids import put_back
 from .rows import Rows
 from .session import Session, TensorInfo
-from .tail import Tail
+from .tail import Patches, Tail
 from .targets import Targets
 
 Array: TypeAlias = NDArray[np.float32]
 Make: TypeAlias = Callable[[slice], Array]  #: the copies, or masks, of a part of them
 Progress: TypeAlias = Callable[[int, int], object]  #: told how many of how many runs are done
 Of: TypeAlias = Literal["output", "probability"]
+
+LOCAL = 4  #: times as many copies are in one run where each is computed in part, and needs less memory
 
 #: Makes the copies of a part, and gives what runs them for a row and fetches an output.
 Run: TypeAlias = "Callable[[slice], Callable[[Targets, str], NDArray[Any]]]"
@@ -279,19 +281,59 @@ class TailScorer:
         """
 
         def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
-            changed = put_back(make(part), self.tail.layer.layout, self.activations)
-            k = part.stop - part.start
-
-            def fetch(target: Targets, name: str) -> NDArray[Any]:
-                self.copies.passes.tail += k
-                feeds = {n: value[None] for n, value in (target.feeds[0] if target.feeds else {}).items()}
-                if CLASS_INDEX in CHOICES[self.copies.score.task]:
-                    feeds[CLASS_INDEX] = target.class_index
-                return self.tail.scores(changed, self.sides, feeds)[name]
-
-            return fetch
+            changed = self._put_back(make(part))
+            return self._fetch(part, lambda feeds: self.tail.scores(changed, self.sides, feeds))
 
         return self.copies.scored(run, count, of)
+
+    def patched(
+        self, make: Callable[[slice], Patches], count: int, base: Array, *, of: Of = "output"
+    ) -> Array:
+        """Scores of activations that are ``base`` but in some cells.
+
+        Where the tail can, it computes for each copy what those cells reach, and the rest once.
+
+        Args:
+            make: the cells of a part, whose copies are counted from 0.
+            count: how many copies there are.
+            base: (C, ...grid).
+            of: see :meth:`Scorer.inputs`.
+
+        Returns:
+            (count, T) float32.
+        """
+        if not self.tail.local:
+            return self(lambda part: _filled(base, make(part)), count, of=of)
+        whole = self._put_back(base[None])
+
+        def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
+            patches = make(part)
+            return self._fetch(part, lambda feeds: self.tail.local_scores(whole, patches, self.sides, feeds))
+
+        return replace(self.copies, batch=LOCAL * self.copies.batch).scored(run, count, of)
+
+    def _put_back(self, activations: Array) -> NDArray[Any]:
+        return put_back(activations, self.tail.layer.layout, self.activations)
+
+    def _fetch(
+        self, part: slice, scores: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+    ) -> Callable[[Targets, str], NDArray[Any]]:
+        def fetch(target: Targets, name: str) -> NDArray[Any]:
+            self.copies.passes.tail += part.stop - part.start
+            feeds = {n: value[None] for n, value in (target.feeds[0] if target.feeds else {}).items()}
+            if CLASS_INDEX in CHOICES[self.copies.score.task]:
+                feeds[CLASS_INDEX] = target.class_index
+            return scores(feeds)[name]
+
+        return fetch
+
+
+def _filled(base: Array, patches: Patches) -> Array:
+    """(K, C, ...grid): the base with patches."""
+    count = int(patches.copies.max()) + 1
+    made = np.repeat(base[None], count, axis=0)
+    made.reshape(count, len(base), -1)[patches.copies, :, patches.cells] = patches.values
+    return made
 
 
 def min_max(masks: Array, epsilon: float) -> Array:

@@ -6,15 +6,31 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import WITH_GRADIENTS, Layer, Record
+from .contract import CELLS, PATCHES, WITH_GRADIENTS, Layer, Record
 from .errors import BadTail, TensorError, nearest
 from .session import Session
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Cells of a layer's grid in which K copies differ from one base.
+
+    Attributes:
+        copies: (R,) which copy each cell is of, 0 to K - 1; every copy has at least one.
+        cells: (R,) its number in the grid, row by row; a copy has each once.
+        values: (R, C) float32, its channels.
+    """
+
+    copies: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    values: NDArray[np.float32]
 
 
 class Tail:
@@ -34,6 +50,7 @@ class Tail:
         path: of the tail.
         sides: the names of what it takes besides activations: outputs of the explainable file.
         rows: how many entries of the first axis of the layer's tensor each image has.
+        local: whether it has :meth:`local_scores`.
 
     Raises:
         BadTail: the file has no tail for that layer, or was opened from bytes.
@@ -57,6 +74,7 @@ class Tail:
         self.path = Path(model).with_name(self.record.file)
         self.sides = tuple(side.name for side in self.record.sides)
         self.rows = self.record.rows
+        self.local = self.record.local
         self._how = how
         self._opened: Session | None = None
         self._opening = threading.Lock()
@@ -102,6 +120,64 @@ class Tail:
     ) -> dict[str, NDArray[Any]]:
         """The same as :meth:`scores` gives, and the gradients with respect to ``activations``."""
         return self._run(activations, sides or {}, feeds or {}, of, True)
+
+    def local_scores(
+        self,
+        base: NDArray[Any],
+        patches: Patches,
+        sides: Mapping[str, NDArray[Any]] | None = None,
+        feeds: Mapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The same as :meth:`scores` gives, where copies differ from a base in some cells alone.
+
+        What those cells do not reach is computed once, for the base.
+
+        Args:
+            base: (1, C, h, w).
+            patches: where the K copies differ from it.
+            sides: see :meth:`scores`; of one image.
+            feeds: see there.
+
+        Raises:
+            BadTail: the tail is missing, belongs to another file, or cannot be run so.
+            TensorError: see :meth:`scores`; or patches that are none of this grid, or copies without any.
+            ProviderError: the run fails.
+        """
+        if not self.local:
+            raise BadTail(
+                f"What follows the layer {self.layer.name!r} cannot be run on changed cells alone: give "
+                "`scores` the whole activations, or write the file again with this version of onnxcam."
+            )
+        session, sides, feeds = self._session(), sides or {}, feeds or {}
+        count = self._check_patches(session, base, patches)
+        self._images(sides, 1, None)
+        for name, array in feeds.items():
+            self._check_feed(session, name, array, count)
+        fed = {self.layer.activations: base, **{s: sides[s] for s in self.sides}, **feeds}
+        fed |= {PATCHES: patches.values, CELLS: np.stack([patches.copies, patches.cells], axis=1)}
+        fed = {n: np.asarray(a, _dtype(session, n), order="C") for n, a in fed.items()}
+        return session.run(fed, [o.name for o in session.outputs if o.name != self.layer.gradients])
+
+    def _check_patches(self, session: Session, base: NDArray[Any], patches: Patches) -> int:
+        """K."""
+        shape = (1, *session.inputs[0].shape[1:])
+        channels, *grid = (n for n in shape[1:] if isinstance(n, int))
+        rows = len(patches.cells)
+        if base.shape != shape or patches.values.shape != (rows, channels):
+            raise TensorError(
+                f"The base of {self.layer.name!r} has the shape {base.shape}, and {rows} patches the shape "
+                f"{patches.values.shape}: they are to be {shape} and {(rows, channels)}."
+            )
+        copies = np.unique(patches.copies)
+        places = patches.copies * int(np.prod(grid)) + patches.cells
+        inside = bool(((patches.cells >= 0) & (patches.cells < np.prod(grid))).all())
+        whole = bool(rows) and np.array_equal(copies, np.arange(len(copies)))
+        if not whole or not inside or len(np.unique(places)) != rows:
+            raise TensorError(
+                f"Patches of {self.layer.name!r} are cells 0 to {int(np.prod(grid)) - 1} of copies 0 to K - "
+                "1: no cell of a copy twice, and at least one for each copy. These are not."
+            )
+        return len(copies)
 
     def _run(
         self,
@@ -168,8 +244,8 @@ class Tail:
         return f"and the sides are of {' or '.join(map(str, sorted(images)))} images"
 
     def _check_feed(self, session: Session, name: str, array: NDArray[Any], count: int) -> None:
-        if name not in session.choices or name == WITH_GRADIENTS:
-            known = [n for n in session.choices if n != WITH_GRADIENTS]
+        known = [n for n in session.choices if n not in (WITH_GRADIENTS, PATCHES, CELLS)]
+        if name not in known:
             raise TensorError(
                 f"The tail of {self.layer.name!r} has no optional input {name!r}.{nearest(name, known)} "
                 f"It has {', '.join(map(repr, known))}."

@@ -16,7 +16,7 @@ from .builder import Dims, dims_of
 #: For each input: the axis that holds the same cells, or None if the input does not have it.
 InputAxes: TypeAlias = list[int | None]
 
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     """
     Add Sub Mul Div Pow Where Sum Max Min Mean Relu Sigmoid Tanh Erf Gelu Exp Log Sqrt Neg Abs
     Reciprocal Identity Cast Dropout Clip HardSigmoid HardSwish LeakyRelu Elu Selu Celu Softplus
@@ -40,7 +40,7 @@ def input_axes(node: ir.Node, axis: int) -> InputAxes | None:
     if node.domain or out is None or any(s is None for v, s in zip(node.inputs, shapes, strict=True) if v):
         return None
     inputs = [s or () for s in shapes]
-    if node.op_type in _POINTWISE:
+    if node.op_type in POINTWISE:
         return [_aligned(dims, axis, len(out)) for dims in inputs]
     special = _SPECIAL.get(node.op_type)
     return special(node, axis, out, inputs) if special else None

@@ -4,6 +4,7 @@ import numpy as np
 
 from onnxcam.errors import MethodError
 from onnxcam.perturbation import TailScorer
+from onnxcam.tail import Patches
 
 from . import Array, method
 
@@ -29,13 +30,14 @@ def reciprocam(activations: Array, tail: TailScorer) -> Array:
         M, (T, h, w), one for each target.
     """
     grid = activations.shape[1:]
+    columns = activations.reshape(len(activations), -1)
 
-    def masks(part: slice) -> Array:
-        made = np.zeros((part.stop - part.start, *grid), np.float32)
-        made.reshape(len(made), -1)[np.arange(len(made)), np.arange(part.start, part.stop)] = 1
-        return made
+    def alone(part: slice) -> Patches:
+        cells = np.arange(part.start, part.stop)
+        return Patches(cells - part.start, cells, columns[:, cells].T)
 
-    return _behind(masks, activations, tail)
+    scores = tail.patched(alone, columns.shape[1], np.zeros_like(activations))
+    return scores.T.reshape(-1, *grid)
 
 
 @method(
@@ -71,11 +73,5 @@ def vitreciprocam(activations: Array, tail: TailScorer) -> Array:
         ]
         return (near[0][:, :, None] * near[1][:, None, :]).astype(np.float32)
 
-    return _behind(masks, activations, tail)
-
-
-def _behind(masks: Array, activations: Array, tail: TailScorer) -> Array:
-    """The scores behind a mask for each cell, as maps."""
-    grid = activations.shape[1:]
-    scores = tail(lambda part: activations * masks(part)[:, None], int(np.prod(grid)))
-    return scores.T.reshape(-1, *grid)
+    scores = tail(lambda part: activations * masks(part)[:, None], h * w)
+    return scores.T.reshape(-1, h, w)
