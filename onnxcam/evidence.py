@@ -163,18 +163,14 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
         TargetError, TensorError: the rows, the inputs.
     """
     count = shape_of(feeds[file.image.name])[0]
-    if request.method.runs and count > 1:  # image by image
-        return joined([find(file, *_alone(file, feeds, wanted, i), request) for i in range(count)])
     plain = request.smoothing.groups == ((Change(),),)
-    run = _run(file, feeds, wanted, request, tensors=plain)
-    class_ids, scores = _explained(file, run)
-    if wanted.finer:
-        logits = logits_of(file.record.score.activation, run.arrays[file.record.score.output])
-        wanted, scores = _finer(file, wanted, class_ids, logits, scores)
-        if plain:
-            told = run
-            run = _run(file, feeds, wanted, request)
-            run = replace(run, arrays=run.arrays | {k: told.arrays[k] for k in file.told if k in (CLASS,)})
+    tails = _tails_of_finer(file, wanted, request) if plain else []
+    size = 1 if request.method.runs else _piece(file, feeds) if tails else count
+    if count > size:  # image by image, or as many as one run takes
+        parts = [_part(file, feeds, wanted, part) for part in rows.batches(count, size)]
+        return joined([find(file, *part, request) for part in parts])
+    told = _finer_by_tails(file, feeds, wanted, request, tails) if tails else None
+    wanted, run, class_ids, scores = told or _told(file, feeds, wanted, request, plain)
     alone = plain and _is_plain(request.method)
     asked = wanted if alone else pinned(run, class_ids, own=request.method.runs)
     if plain:
@@ -183,6 +179,67 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
         groups = tuple(_mean_of(file, feeds, asked, request, group) for group in request.smoothing.groups)
     kept = {k: v for k, v in run.arrays.items() if k in file.own_outputs or k in file.told}
     return Evidence(replace(run, arrays=kept), class_ids, scores, groups)
+
+
+def _told(
+    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, plain: bool
+) -> tuple[Targets, Rows, NDArray[np.int64], NDArray[np.float32]]:
+    """The rows as they are run in the end, what the file gives for them, their classes and scores."""
+    run = _run(file, feeds, wanted, request, tensors=plain)
+    class_ids, scores = _explained(file, run)
+    if any(wanted.finer):
+        logits = logits_of(file.record.score.activation, run.arrays[file.record.score.output])
+        wanted, scores = _finer(file, wanted, class_ids, logits, scores)
+        if plain:
+            told = run
+            run = _run(file, feeds, wanted, request)
+            run = replace(run, arrays=run.arrays | {k: told.arrays[k] for k in file.told if k in (CLASS,)})
+    return wanted, run, class_ids, scores
+
+
+def _finer_by_tails(
+    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, layers: Sequence[str]
+) -> tuple[Targets, Rows, NDArray[np.int64], NDArray[np.float32]] | None:
+    """The same, where the whole file runs once for each image, and tells the weights that the tails need."""
+    layouts, fetch = _fetched(file, request)
+    index, count = wanted.image_index, shape_of(feeds[file.image.name])[0]
+    top = Targets(np.arange(count), np.full(count, TOP_CLASS))
+    try:
+        tails = [file.tail(layer) for layer in layers]
+        asked = [name for name in fetch if name not in {t.layer.gradients for t in tails}]
+        asked = list(dict.fromkeys([*asked, *many.read_by(tails)]))
+        whole = rows.run(file.session, feeds, top, asked, {}, file.image, file.max_batch)
+        best, _ = _explained(file, whole)
+        class_ids = np.where(wanted.class_index == TOP_CLASS, best[index], wanted.class_index)
+        logits = logits_of(file.record.score.activation, whole.arrays[file.record.score.output])[index]
+        weighed, differences = _finer(file, wanted, class_ids, logits, np.zeros(len(index), np.float32))
+        none = np.empty(0, np.int64)
+        arrays = many.completed(
+            file.session, tails, whole.arrays, weighed, count, none, fetch, layouts, file.max_batch
+        )
+    except BadTail as e:
+        _log.warning("%s Going on without it: the whole file runs twice.", e)
+        return None
+    request.passes.model += count
+    request.passes.tail += len(index)
+    run = Rows(arrays, weighed, count)
+    own_ids, own_scores = _explained(file, run)
+    finer = np.array([one is not None for one in wanted.finer])
+    class_ids = np.where(finer, class_ids, own_ids)
+    return weighed, run, class_ids, np.where(finer, differences, own_scores)
+
+
+def _tails_of_finer(file: File, wanted: Targets, request: Request) -> list[str]:
+    """The layers whose tails spare the second run of the whole file; empty if there is none, or no way."""
+    if not any(wanted.finer) or request.method.runs:
+        return []
+    return many.layers_of(file.record, _fetched(file, request)[1])
+
+
+def _piece(file: File, feeds: Mapping[str, Any]) -> int:
+    """How many images one run takes; device tensors are run as they are."""
+    on_host = all(isinstance(value, np.ndarray) for value in feeds.values())
+    return rows.piece(file.image, file.max_batch) if on_host else shape_of(feeds[file.image.name])[0]
 
 
 def _is_plain(method: Method) -> bool:
@@ -212,6 +269,12 @@ def _run(
     file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, tensors: bool = True
 ) -> Rows:
     """The file's outputs for the rows, and the layers' tensors that the method reads."""
+    layouts, fetch = _fetched(file, request, tensors)
+    return _rows(file, feeds, wanted, fetch, layouts, request.passes)
+
+
+def _fetched(file: File, request: Request, tensors: bool = True) -> tuple[dict[str, Layout], list[str]]:
+    """The layouts of the layers' tensors that the method reads, and the names of all that is fetched."""
     layers = request.layers if tensors else ()
     layouts = {name: layer.layout for layer in layers for name in _tensors(layer, request.method).values()}
     fetch = [*file.own_outputs, *file.told, *layouts]
@@ -220,7 +283,7 @@ def _run(
     if "tail" in request.method.needs:  # which takes the tensors as the layers have them
         layouts = {}
         fetch += [side for layer in layers for side in file.tail(layer.name).sides]
-    return _rows(file, feeds, wanted, list(dict.fromkeys(fetch)), layouts, request.passes)
+    return layouts, list(dict.fromkeys(fetch))
 
 
 def _rows(
@@ -361,12 +424,15 @@ def _of_arrays(given: Mapping[str, Any], request: Request) -> NDArray[Any]:
     return made.reshape(*made.shape[:1], *grid) if made.shape == whole else made
 
 
-def _alone(file: File, feeds: Mapping[str, Any], wanted: Targets, i: int) -> tuple[dict[str, Any], Targets]:
-    """The inputs and the rows of one image of several."""
+def _part(
+    file: File, feeds: Mapping[str, Any], wanted: Targets, part: slice
+) -> tuple[dict[str, Any], Targets]:
+    """The inputs and the rows of some of the images."""
     count = shape_of(feeds[file.image.name])[0]
     arrays = {name: on_host(value) for name, value in feeds.items()}
-    one = {n: a[i : i + 1] if a.ndim and len(a) == count else a for n, a in arrays.items()}
-    return one, wanted.rows(wanted.image_index == i, i)
+    some = {n: a[part] if a.ndim and len(a) == count else a for n, a in arrays.items()}
+    inside = (wanted.image_index >= part.start) & (wanted.image_index < part.stop)
+    return some, wanted.rows(inside, part.start)
 
 
 def _of_runs(given: Mapping[str, Any], request: Request) -> NDArray[Any]:

@@ -59,12 +59,10 @@ def run(
         inside = (targets.image_index >= images.start) & (targets.image_index < images.stop)
         part = targets.rows(inside)
         first = np.searchsorted(part.image_index, np.arange(images.start, images.stop))
-        reads = [name for t in tails for name in (t.layer.activations, *t.sides)]
-        whole = rows.run(
-            session, feeds, part.rows(first), list(dict.fromkeys([*fetch, *reads])), {}, image, max_batch
-        )
+        asked = list(dict.fromkeys([*fetch, *read_by(tails)]))
+        whole = rows.run(session, feeds, part.rows(first), asked, {}, image, max_batch)
         local = part.rows(slice(None), images.start)
-        arrays = _completed(session, tails, whole.arrays, local, first, fetch, layouts, max_batch)
+        arrays = completed(session, tails, whole.arrays, local, len(first), first, fetch, layouts, max_batch)
         parts.append(Rows(arrays, local, len(first)))
     return Rows(rows.joined(parts).arrays, targets, count)
 
@@ -78,19 +76,40 @@ def layers_of(record: Record, fetch: Sequence[str]) -> list[str]:
     return wanted or [t.layer for t in record.tails[:1]]
 
 
-def _completed(
+def read_by(tails: Sequence[Tail]) -> list[str]:
+    """The outputs of the whole file that tails take."""
+    return [name for t in tails for name in (t.layer.activations, *t.sides)]
+
+
+def completed(
     session: Session,
     tails: Sequence[Tail],
     whole: Mapping[str, NDArray[Any]],
     targets: Targets,
-    first: NDArray[np.int64],
+    count: int,
+    done: NDArray[np.int64],
     fetch: Sequence[str],
     layouts: Mapping[str, Layout],
     max_batch: int,
 ) -> dict[str, NDArray[Any]]:
-    """Each row's outputs, from those of each image's first row."""
-    count = len(first)
-    rest = np.setdiff1d(np.arange(len(targets.image_index)), first)
+    """Each row's outputs, from one whole run of each image.
+
+    Args:
+        session: the open file.
+        tails: of the layers whose gradients are fetched.
+        whole: what the file gave for each image: what is fetched, as the layers have it, and what the tails
+            read; what differs between the rows only if some are ``done``.
+        targets: the rows.
+        count: how many images there are.
+        done: the rows that the whole run was of, one for each image; or none.
+        fetch: see :func:`run`.
+        layouts: see :func:`run`.
+        max_batch: see :func:`run`.
+
+    Raises:
+        BadTail, TensorError, TargetError, ProviderError: see :func:`run`.
+    """
+    rest = np.setdiff1d(np.arange(len(targets.image_index)), done)
     varying: dict[str, NDArray[Any]] = {}
     for tail in tails:
         names = [n for n in tail.outputs if n in fetch and n not in varying and _varies(n)]
@@ -98,11 +117,14 @@ def _completed(
             varying |= _of_rows(session, tail, names, whole, targets.rows(rest), count, max_batch)
     made = {}
     for name in fetch:
+        if name in varying and not len(done):
+            made[name] = _laid_out(varying[name], layouts.get(name))
+            continue
         array = _laid_out(whole[name], layouts.get(name))
         array = array[:count] if name in layouts else array  # a fixed batch was filled up
         if name in varying:
             every = np.empty((len(targets.image_index), *array.shape[1:]), array.dtype)
-            every[first], every[rest] = array, _laid_out(varying[name], layouts.get(name))
+            every[done], every[rest] = array, _laid_out(varying[name], layouts.get(name))
             made[name] = every
         else:
             per_image = array.ndim > 0 and len(array) == count

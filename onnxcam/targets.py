@@ -7,7 +7,7 @@ kind is one dataclass and one function, entered in :data:`_KINDS`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .contract import BOX, REFERENCE, REGION, TOP_CLASS, Score, Seed
 from .errors import TargetError, nearest
+from .kinds import is_finite
 
 Class: TypeAlias = "int | str"  #: by index or label
 
@@ -83,7 +84,7 @@ class Finer:
 
     Finer-CAM: Zhang et al., "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual
     Explanation", CVPR 2025. Which classes these are, and their weights, follow from the scores of each image,
-    so that the file is run for them first.
+    so that the file runs for them first; then again, or only what follows the layers, if the file has tails.
 
     Attributes:
         of: the class; None: each image's top class.
@@ -275,7 +276,7 @@ def _region(target: Region, file: _File) -> _Row:
     _only("A Region", "segmentation", file)
     feeds = {}
     if target.mask is not None:
-        mask = np.asarray(target.mask)
+        mask = _array(target.mask)
         if (
             mask.ndim not in (1, 2, 3)
             or mask.dtype.kind not in "bfui"
@@ -289,9 +290,25 @@ def _region(target: Region, file: _File) -> _Row:
     return _Row(TOP_CLASS if target.of is None else file.class_of(target.of), feeds)
 
 
+def _array(values: Any) -> NDArray[Any]:
+    """As an array; of nothing, which every check refuses, if rows differ in length."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.empty(0)
+
+
+def _numbers(values: Any) -> NDArray[np.float32]:
+    """As float32; NaN, which every check refuses, where these are no numbers."""
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        return np.array(np.nan, np.float32)
+
+
 def _box(target: Box, file: _File) -> _Row:
     _only("A Box", "detection", file)
-    corners = np.asarray(target.corners, np.float32)
+    corners = _numbers(target.corners)
     if corners.shape != (4,) or not np.isfinite(corners).all() or (corners[2:] <= corners[:2]).any():
         raise TargetError(
             f"The corners of a Box are x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2, not {target.corners!r}."
@@ -301,17 +318,17 @@ def _box(target: Box, file: _File) -> _Row:
 
 def _similar(target: Similar, file: _File) -> _Row:
     _only("A Similar", "embedding", file)
-    reference = np.asarray(target.reference, np.float32).reshape(-1)
+    reference = _numbers(target.reference).reshape(-1)
     if not np.isfinite(reference).all() or not reference.any():
         raise TargetError("The reference of a Similar is one embedding, finite and not zero.")
     return _Row(feeds={REFERENCE: reference}, name=target.name)
 
 
 def _contrast(target: Contrast, file: _File) -> _Row:
-    one = isinstance(target.against, (str, int, np.integer))
-    others: list[Any] = [target.against] if one else list(target.against)  # type: ignore[arg-type]
+    others = _several(target.against)
     if not others:
         raise TargetError("A Contrast needs at least one class to be set against.")
+    _check_weight("a Contrast", target.weight)
     weights = {file.class_of(target.of): 1.0}
     for other in map(file.class_of, others):
         weights[other] = weights.get(other, 0.0) - target.weight / len(others)
@@ -323,9 +340,10 @@ def _contrast(target: Contrast, file: _File) -> _Row:
 def _finer(target: Finer, file: _File) -> _Row:
     _only("A Finer", "classification", file)
     own_seed(file.score)
+    _check_weight("a Finer", target.weight)
     references = target.references
     if not isinstance(references, int):
-        references = tuple(file.class_of(other) for other in references)
+        references = tuple(file.class_of(other) for other in _several(references))
     count = references if isinstance(references, int) else len(references)
     if count < 1 or (isinstance(references, int) and file.classes is not None and count >= file.classes):
         most = f" to {file.classes - 1}" if file.classes is not None else ""
@@ -334,6 +352,16 @@ def _finer(target: Finer, file: _File) -> _Row:
         TOP_CLASS if target.of is None else file.class_of(target.of),
         finer=replace(target, references=references),
     )
+
+
+def _several(classes: Any) -> list[Any]:
+    """One class or several as a list; what is neither is refused where it is looked up."""
+    return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
+
+
+def _check_weight(what: str, weight: Any) -> None:
+    if not is_finite(weight):
+        raise TargetError(f"The weight of {what} is a finite number, such as 1.0, not {weight!r}.")
 
 
 def refined(wanted: Targets, fields: Mapping[str, Any], score: Score) -> Targets:
@@ -438,9 +466,9 @@ def _cotangent(weights: Any, seed: Seed, file: _File) -> NDArray[np.float32]:
         table = np.zeros([known or 1, *[1] * (len(sizes) - 1)], np.float32)
         own = seed.output == file.score.output
         for name, weight in weights.items():
-            table[_class_index(name, known or 1, file.labels if own else None)] = weight
+            table[_class_index(name, known or 1, file.labels if own else None)] = _numbers(weight)
         weights = table
-    array = np.asarray(weights, np.float32)
+    array = _numbers(weights)
     if array.ndim == 0 and all(n == 1 for n in sizes):
         array = array.reshape([1] * len(sizes))
     elif not sizes:

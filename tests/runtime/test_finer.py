@@ -173,3 +173,63 @@ def test_another_method_can_be_finer(explainer):
     smoothed = explainer.explain_tensor(x, "finercam", smooth="tta")
     assert smoothed.heatmaps.max() > 0
     assert methods.get("finercam").finer == {"references": 3, "weight": 1.0}
+
+
+@pytest.fixture(scope="module")
+def with_tails(tmp_path_factory):
+    """A file of two layers, of any batch or of a fixed one, with what follows each of them."""
+    made = {}
+    for batch in ("N", 2):
+        folder = tmp_path_factory.mktemp("tails")
+        net = nets.model(
+            "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Tanh(c) d = Conv<pads=[1,1,1,1]>(r, k) e = Add(d, r) "
+            "s = Softplus(e) g = GlobalAveragePool(s) h = Conv(g, u) y = Flatten(h)",
+            f"float[{batch},3,8,8] x",
+            f"float[{batch},6] y",
+            nets.weights(w=(4, 3, 3, 3), b=(4,), k=(4, 4, 3, 3), u=(6, 4, 1, 1)),
+        )
+        path = folder / "m.cam.onnx"
+        rewrite_onnx(net.SerializeToString(), path, layers=["r", "d"], score={"seed": True}, tail=True)
+        made[batch] = path
+    return made
+
+
+TARGETS = [[None, Finer(2, [0, 1]), Contrast(1, 3)], None, [Finer(weight=0.5, mean=True), 4]]
+
+
+@pytest.mark.parametrize("layers", ["r", "d", None])
+@pytest.mark.parametrize("method", ["finercam", "finercam:torchcam", "layercam", "eigencam"])
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_behind_a_tail_the_file_runs_once(with_tails, batch, method, layers):
+    x = np.random.default_rng(2).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    alone = Explainer(with_tails[batch].read_bytes(), ["cpu"])  # of bytes: no file lies beside it
+    explainer = Explainer(with_tails[batch], ["cpu"], max_batch=2)
+    for target in [TARGETS, [Finer(), Finer(5), Finer(1, 2)]]:
+        whole, found = (e.explain_tensor(x, method, target, layers) for e in (alone, explainer))
+        for name in whole.layer_maps:
+            large = np.abs(whole.layer_maps[name]).max()
+            np.testing.assert_allclose(found.layer_maps[name], whole.layer_maps[name], atol=1e-5 * large)
+        np.testing.assert_allclose(found.heatmaps, whole.heatmaps, atol=1e-4)
+        np.testing.assert_array_equal(found.class_ids, whole.class_ids)
+        np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.outputs["y"], whole.outputs["y"], rtol=1e-5)
+        assert found.labels == whole.labels
+        assert found.passes == 3
+        assert whole.passes > len(whole)
+        assert found.tail_passes == len(found)
+    one = explainer.explain_tensor(x[:1], "finercam")
+    assert (one.passes, one.tail_passes) == (1, 1)
+    # Images without such a target, in a run of their own, are not run again.
+    last = explainer.explain_tensor(x, target=[0, None, Finer()])
+    assert (last.passes, last.tail_passes) == (3, 1)
+
+
+def test_without_the_tails_file_it_runs_twice_and_says_so(with_tails, tmp_path, caplog):
+    x = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    moved = tmp_path / "m.cam.onnx"
+    moved.write_bytes(with_tails["N"].read_bytes())
+    found = Explainer(moved, ["cpu"]).explain_tensor(x, "finercam")
+    assert (found.passes, found.tail_passes) == (4, 0)
+    assert "Going on without it: the whole file runs twice." in caplog.text
+    expected = Explainer(with_tails["N"], ["cpu"]).explain_tensor(x, "finercam")
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-5)
