@@ -17,6 +17,7 @@ from . import metrics as registry
 from . import subjects, truth
 from .errors import InputError, MethodError, MetricError, TargetError, TensorError, nearest
 from .explainer import Explainer
+from .kinds import is_whole
 from .methods import Method
 from .metrics import Case, Curve, Metric, Truth
 from .perturbation import Of
@@ -197,7 +198,11 @@ def evaluate(
     named = photos.each(images)
     chosen, options = _chosen(methods), options or {}
     columns = _columns(usual(truths is not None) if metrics is None else metrics, truths, randomised)
+    if not is_whole(seed, 0):
+        raise InputError(f"The seed of the random maps is a whole number of at least 0, not {seed!r}.")
     _check_options(options, {**{m.name: m.options for m in chosen}, **_options_of(columns)})
+    for m in chosen:
+        m.check(options.get(m.name, {}))
     wanted = _each(target if isinstance(target, (list, tuple)) else [target] * len(named), named, "target")
     given = _each([None] * len(named) if truths is None else truths, named, "truths")
     sources = {m.name: subjects.of_method(m, layers, options.get(m.name, {})) for m in chosen}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .contract import BOX, REGION
 from .errors import InputError, nearest
+from .kinds import is_finite, is_whole
 from .targets import Targets
 
 
@@ -80,9 +81,10 @@ def resolve(smooth: Smooth) -> Smoothing:
             each augmented copy.
 
     Raises:
-        InputError: another name, or noise without samples.
+        InputError: another name, or noise without samples, strength or a seed.
     """
-    asked = [] if smooth is None else [smooth] if isinstance(smooth, (str, Noise)) else list(smooth)
+    several = isinstance(smooth, Iterable) and not isinstance(smooth, (str, bytes))
+    asked: list[Any] = [] if smooth is None else list(smooth) if several else [smooth]  # type: ignore[arg-type]
     found = Smoothing()
     for one in asked:
         if one == "eigen":
@@ -96,10 +98,11 @@ def resolve(smooth: Smooth) -> Smoothing:
     for one in asked:
         if one == "noise" or isinstance(one, Noise):
             noise = one if isinstance(one, Noise) else Noise()
-            if noise.samples < 1 or not noise.sigma > 0:
+            strong = is_finite(noise.sigma) and noise.sigma > 0
+            if not (is_whole(noise.samples, 1) and strong and is_whole(noise.seed, 0)):
                 raise InputError(
-                    "Noise needs at least one sample and a sigma above 0, not "
-                    f"{noise.samples} and {noise.sigma}."
+                    "Noise needs at least one sample, a sigma above 0 and a seed of at least 0, not "
+                    f"{noise.samples!r}, {noise.sigma!r} and {noise.seed!r}."
                 )
             found = replace(found, groups=tuple(_noisy(group, noise) for group in found.groups))
     return found

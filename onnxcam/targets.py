@@ -356,6 +356,8 @@ def _finer(target: Finer, file: _File) -> _Row:
 
 def _several(classes: Any) -> list[Any]:
     """One class or several as a list; what is neither is refused where it is looked up."""
+    if classes is None:
+        return []
     return list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
 
 

@@ -291,7 +291,7 @@ def targets(args: argparse.Namespace) -> list[Any]:
     from .. import images
     from ..targets import Box, Contrast, Region, Similar
 
-    kinds = [name for name in ("against", "box", "region", "reference") if getattr(args, name)]
+    kinds = [name for name in ("against", "box", "region", "reference") if getattr(args, name) is not None]
     if len(kinds) > 1:
         raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other.")
     classes = [_class(value) for value in args.targets or ()]
@@ -300,15 +300,15 @@ def targets(args: argparse.Namespace) -> list[Any]:
         if not classes:
             raise InputError("--against needs a --target to set its classes against.")
         return [Contrast(of, [_class(value) for value in args.against]) for of in classes]
-    if args.box:
+    if args.box is not None:
         corners = _plain(args.box)
         if not isinstance(corners, list) or len(corners) != 4:
             raise InputError(f"--box is X1,Y1,X2,Y2 in pixels of the photo, not {args.box!r}.")
         return [Box(tuple(corners), of) for of in each]
-    if args.region:
+    if args.region is not None:
         mask = images.load(args.region).any(axis=2)
         return [Region(of, mask) for of in each]
-    if args.reference:
+    if args.reference is not None:
         return [Similar(_array(args.reference))]
     return classes
 

@@ -26,7 +26,6 @@ import functools
 import importlib
 import inspect
 import math
-import numbers
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 import numpy
 
 from onnxcam.errors import MethodError, nearest
+from onnxcam.kinds import is_finite, is_whole
 
 __all__ = ["NEEDS", "NUMPY", "Array", "Method", "Namespace", "get", "method", "names", "weighting"]
 
@@ -179,10 +179,7 @@ _WANTED: Mapping[type, str] = {int: "a whole number", float: "a finite number", 
 def _fits(value: Any, wanted: type, name: str) -> bool:
     if wanted is str:
         return isinstance(value, str)
-    kind = numbers.Integral if wanted is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-        return False
-    return name != "seed" or float(value) >= 0
+    return is_whole(value, 0 if name == "seed" else -math.inf) if wanted is int else is_finite(value)
 
 
 _methods: dict[str, Method] = {}

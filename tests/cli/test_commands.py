@@ -537,6 +537,7 @@ def test_targets_that_are_more_than_a_class(tmp_path):
     ("words", "message"),
     [
         (["--against", "2"], "--against needs a --target to set its classes against"),
+        (["--box", ""], "--box is X1,Y1,X2,Y2 in pixels of the photo, not ''"),
         (["--box", "1,2,3"], "--box is X1,Y1,X2,Y2 in pixels of the photo, not '1,2,3'"),
         (["--box", "1,2,3,4", "--region", "m.png"], "--box and --region exclude each other"),
         (["--reference", "nowhere.npy"], "'nowhere.npy' is no array of NumPy's"),

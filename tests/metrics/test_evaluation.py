@@ -251,9 +251,15 @@ BLACK = np.zeros((40, 40, 3), np.uint8)
             InputError,
             r"'deletion' has no option 'step'\. Nearest: 'steps'\. It has: steps \(20\)",
         ),
+        (
+            {"methods": "fem", "options": {"fem": {"k": "x"}}},
+            MethodError,
+            "option 'k' of the method 'fem' is a finite number, such as 2.0, not 'x'",
+        ),
+        ({"seed": -1}, InputError, "The seed of the random maps is a whole number of at least 0, not -1"),
         ({"images": []}, ImageError, "no image to explain"),
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_what_cannot_be_evaluated_is_refused(explainer, how, error, message):
     given = {"images": BLACK, "methods": "gradcam", "metrics": ["deletion"], **how}

@@ -45,9 +45,14 @@ def test_what_can_be_asked_for():
     [
         ("tta2", r"^No smoothing 'tta2'\. Nearest: 'tta'\.? There are: tta, noise, eigen\.$"),
         (["tta", 3], r"^No smoothing 3\. There are: tta, noise, eigen\.$"),
-        (Noise(0), r"^Noise needs at least one sample and a sigma above 0, not 0 and 0\.15\.$"),
-        (Noise(4, 0.0), r"not 4 and 0\.0\.$"),
-        (Noise(4, float("nan")), r"not 4 and nan\.$"),
+        (Noise(0), r"^Noise needs at least one sample, a sigma above 0 and a seed .* not 0, 0\.15 and 0\.$"),
+        (Noise(2.5), r"^Noise needs .* not 2\.5, 0\.15 and 0\.$"),
+        (Noise(2, "much"), r"^Noise needs .* not 2, 'much' and 0\.$"),
+        (Noise(2, np.inf), r"^Noise needs .* not 2, inf and 0\.$"),
+        (Noise(2, seed=-1), r"^Noise needs .* a seed of at least 0, not 2, 0\.15 and -1\.$"),
+        (3, r"^No smoothing 3\. There are: tta, noise, eigen\.$"),
+        (Noise(4, 0.0), r"not 4, 0\.0 and 0\.$"),
+        (Noise(4, float("nan")), r"not 4, nan and 0\.$"),
     ],
 )
 def test_what_cannot(smooth, message, tiny):

@@ -13,7 +13,7 @@ from onnxcam.contract import BOX, REGION, Score, Seed
 from onnxcam.errors import TargetError
 from onnxcam.methods import Method
 from onnxcam.preprocess import Geometry, box_to_input, box_to_photo, mask_to_input, resize_mask
-from onnxcam.targets import Box, Contrast, Region, Similar, Weights, resolve, stacked
+from onnxcam.targets import Box, Contrast, Finer, Region, Similar, Weights, resolve, stacked
 
 from .. import nets
 
@@ -374,6 +374,28 @@ def test_boxes_and_masks_go_through_a_letterbox():
             r"The model regresses 6 numbers, of which none is the top one: name one, 0 to 5",
         ),
         ("classification", Contrast("a", []), r"A Contrast needs at least one class to be set against"),
+        (
+            "classification",
+            Contrast("a", None),
+            r"A Contrast needs at least one class to be set against",
+        ),
+        (
+            "classification",
+            Contrast("a", "b", weight=np.nan),
+            r"The weight of a Contrast is a finite number, such as 1\.0, not nan",
+        ),
+        ("classification", Finer(weight=np.nan), r"The weight of a Finer is a finite number, .* not nan"),
+        ("classification", Finer(weight="1"), r"The weight of a Finer is a finite number, .* not '1'"),
+        ("classification", Finer(references=2.5), r"A target is a class index, a label or None, not 2\.5"),
+        ("classification", Weights("heavy"), r"The weights for 'y' have the shape \(\); one image's"),
+        ("classification", Weights({"a": "heavy"}), r"The weights for 'y' are not finite"),
+        ("detection", Box("wide"), r"The corners of a Box are x1, y1, x2, y2 in pixels, .* not 'wide'"),
+        (
+            "segmentation",
+            Region(0, [[1, 0], [1]]),
+            r"The mask of a Region is \(H, W\), bool or finite, not float64 \(0,\)",
+        ),
+        ("embedding", Similar("x"), r"The reference of a Similar is one embedding, finite and not zero"),
         ("classification", Contrast("a", "z"), r"There is no label 'z'"),
         (
             "classification",
