@@ -25,6 +25,7 @@ from .explainer import Explainer
 from .folder import encoded, file_stem, write_whole
 from .grids import put_back
 from .images import Photo
+from .kinds import is_whole
 from .methods import Method, Need
 from .perturbation import TailScorer
 from .result import Explanation
@@ -206,9 +207,14 @@ def factorize(
             concepts.
 
     Raises:
-        InputError: too many concepts for the photos, or fewer than one; the layer is no grid of an image.
+        InputError: too many concepts for the photos, or fewer than one; names or a seed below 0; the layer is no
+            grid of an image.
         UnknownLayer, ImageError, TensorError: see :meth:`onnxcam.Explainer.explain`.
     """
+    if not is_whole(names, 0) or not is_whole(seed, 0):
+        raise InputError(
+            f"names and seed of concepts are whole numbers of at least 0, not {names!r} and {seed!r}."
+        )
     layer = explainer.layers[0] if layer is None else layer
     found, activations = _read(explainer, images, layer, "activations")
     if found.maps.ndim != 3:
@@ -254,10 +260,10 @@ def factorized(
     count, channels, *grid = activations.shape
     table = activations.transpose(1, 0, 2, 3).reshape(channels, -1).astype(np.float64)
     most = min(table.shape)
-    if not 1 <= concepts <= most:
+    if not is_whole(concepts, 1) or concepts > most:
         raise InputError(
             f"{count} images of {channels} channels and {grid[0]}×{grid[1]} cells hold 1 to {most} concepts, "
-            f"not {concepts}."
+            f"not {concepts!r}."
         )
     least = table.min(axis=1, keepdims=True)
     vectors, maps = nmf(table - least, concepts, seed=seed, start=start)

@@ -130,6 +130,7 @@ def test_one_channel_and_one_cell():
     [
         ((2, 3, 4, 5), 0, r"^2 images of 3 channels and 4×5 cells hold 1 to 3 concepts, not 0\.$"),
         ((2, 3, 4, 5), 4, r"hold 1 to 3 concepts, not 4\.$"),
+        ((2, 3, 4, 5), 2.5, r"hold 1 to 3 concepts, not 2\.5\.$"),
         ((1, 30, 1, 2), 3, r"^1 images of 30 channels and 1×2 cells hold 1 to 2 concepts"),
         ((2, 3, 4), 1, r"^Activations have the shape \(images, channels, h, w\), not \(2, 3, 4\)\.$"),
     ],
@@ -211,6 +212,12 @@ def test_without_names_no_class_is_run(explainer, photos):
     found = factorize(explainer, photos["cat"], concepts=2, names=0, progress=lambda *_: pytest.fail("ran"))
     assert found.names == ()
     assert found.captions() == [f"{s:.0%}" for s in found.factors.shares]
+
+
+@pytest.mark.parametrize("options", [{"names": -1}, {"names": 1.5}, {"seed": -1}, {"seed": None}], ids=str)
+def test_names_and_seeds_that_are_none(explainer, photos, options):
+    with pytest.raises(InputError, match=r"^names and seed of concepts are whole numbers of at least 0, not"):
+        factorize(explainer, photos["cat"], concepts=2, **options)
 
 
 def test_other_heads_give_no_names(tiny_file, photos):
