@@ -207,8 +207,8 @@ def factorize(
             concepts.
 
     Raises:
-        InputError: too many concepts for the photos, or fewer than one; names or a seed below 0; the layer is no
-            grid of an image.
+        InputError: too many concepts for the photos, or fewer than one; names or a seed below 0; the layer
+            is no grid of an image.
         UnknownLayer, ImageError, TensorError: see :meth:`onnxcam.Explainer.explain`.
     """
     if not is_whole(names, 0) or not is_whole(seed, 0):
