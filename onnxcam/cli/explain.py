@@ -87,6 +87,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     )
     how = {"layers": args.layers, **options.method(args)}
     runs = methods.get(args.method).runs
+    if runs and args.scale == "batch":
+        raise InputError(
+            f"The method '{args.method}' explains one photo after the other, so that there is no batch to "
+            "scale over: leave --scale batch out, or call explain(..., scale='batch') from Python."
+        )
     with terminal.progress("running" if runs else "explaining") as update, folder:
         done = 0
         update(done, len(paths))

@@ -214,7 +214,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--scale",
         choices=("image", "batch"),
         default="image",
-        help="each heatmap by its own range, or all of a run alike (default: image)",
+        help="each heatmap by its own range, or all of one --batch alike (default: image)",
     )
     parser.add_argument(
         "--channels", metavar="I,J,...", help="of the layer, that alone take part (default: all)"

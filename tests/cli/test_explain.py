@@ -324,6 +324,10 @@ def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
             "The method 'gradcam' has no option 'target'. It has: none.",
         ),
         (["{photo}", "--channels=--1"], "--channels are numbers, as in 0,17,512, not '--1'."),
+        (
+            ["{photo}", "-m", "occlusion", "--scale", "batch"],
+            "The method 'occlusion' explains one photo after the other, so that there is no batch to scale",
+        ),
         (["{photo}", "--channels", "a,1"], "--channels are numbers, as in 0,17,512, not 'a,1'."),
         (["{photo}", "--channels", "6"], "The layer 'top' has no channel 6: it has 6, 0 to 5."),
         (["{photo}", "--labels", "{empty}/none.txt"], "cannot be read: No such file or directory."),
