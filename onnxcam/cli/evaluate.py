@@ -203,15 +203,11 @@ def _targets(given: str | None, paths: Sequence[str]) -> Any:
     from ..errors import InputError
 
     if given is None or not given.lower().endswith(".json"):
-        return None if given is None else _class(given)
+        return None if given is None else options.class_named(given)
     each = truth.by_photo(given, paths)
     if None in each:
         raise InputError(f"'{given}' names no class for '{paths[each.index(None)]}'.")
-    return [_class(str(one)) for one in each]
-
-
-def _class(text: str) -> int | str:
-    return int(text) if text.strip().isdecimal() else text
+    return [options.class_named(str(one)) for one in each]
 
 
 def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -294,12 +294,12 @@ def targets(args: argparse.Namespace) -> list[Any]:
     kinds = [name for name in ("against", "box", "region", "reference") if getattr(args, name) is not None]
     if len(kinds) > 1:
         raise InputError(f"--{kinds[0]} and --{kinds[1]} exclude each other.")
-    classes = [_class(value) for value in args.targets or ()]
+    classes = [class_named(value) for value in args.targets or ()]
     each: list[Any] = classes or [None]
     if args.against:
         if not classes:
             raise InputError("--against needs a --target to set its classes against.")
-        return [Contrast(of, [_class(value) for value in args.against]) for of in classes]
+        return [Contrast(of, [class_named(value) for value in args.against]) for of in classes]
     if args.box is not None:
         corners = _plain(args.box)
         if not isinstance(corners, list) or len(corners) != 4:
@@ -313,8 +313,9 @@ def targets(args: argparse.Namespace) -> list[Any]:
     return classes
 
 
-def _class(value: str) -> int | str:
-    return int(value) if value.strip().lstrip("-").isdecimal() else value
+def class_named(value: str) -> int | str:
+    """A class by index, where that is a whole number, or by label."""
+    return int(value) if value.strip().removeprefix("-").isdecimal() else value
 
 
 def _array(path: str) -> Any:
