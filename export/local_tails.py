@@ -27,7 +27,8 @@ from .gradients.registry import constant
 from .scores.found import optional_input
 from .spread import Spread, Window, of_layer, through, together, window_of
 
-LIMIT = 0.75  #: the share of the grid that a cell may reach on average before the whole grid is computed
+LIMIT = 0.8  #: the share of its work at which a node is left to the ordinary tail
+FEWER = 0.8  #: changed cells in, over those out, below which a convolution is computed from the former
 WORTH = 0.8  #: the share of the tail's multiplications at which this way is still left out
 
 Place: TypeAlias = tuple[ir.Node, int]
@@ -90,7 +91,7 @@ def add_local_way(
             )
             for name in ("cells", "whole")
         ]
-        _Tables(op.inside(branches[0]), plan, activations, patches, cells).build()
+        _Tables(op.inside(branches[0]), plan, activations, patches.value, cells.value).build()
         plainly = op.inside(branches[1])
         for value in plan.exits:
             branches[1].outputs.append(_result(plainly, plainly.Identity(plainly.wrap(value)), value))
@@ -167,10 +168,10 @@ def _planned(
                 left[node.outputs[0]] = node
                 continue
             spread = _reached(op, node, spreads, sides)
-            if spread is not None and spread.share() <= LIMIT:
+            if spread is not None and (share := _share(node, spreads, spread)) <= LIMIT:
                 planned.append(node)
                 spreads[node.outputs[0]] = spread
-                reduced += work * spread.share()
+                reduced += work * share
                 continue
         reduced += work
     if not whole or reduced > WORTH * whole:
@@ -208,6 +209,22 @@ def _widen_single(
                 readers = {n for n, _ in value.uses() if n in needed}
                 if readers == {node}:
                     spreads[value] = spread
+
+
+def _share(node: ir.Node, spreads: Mapping[ir.Value, Spread], spread: Spread) -> float:
+    """The share of a node's work on the whole grid that its table takes."""
+    own = spreads.get(node.inputs[0]) if node.inputs[0] is not None else None
+    share = spread.share()
+    if own is None or not _by_changes(node, own, spread):
+        return share
+    return min(share, own.share() * math.prod(own.grid) / math.prod(spread.grid))
+
+
+def _by_changes(node: ir.Node, own: Spread, spread: Spread) -> bool:
+    """Whether fewer cells go into a convolution changed than come out: then it is of their changes alone."""
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
+        return False
+    return own.share() * math.prod(own.grid) < FEWER * spread.share() * math.prod(spread.grid)
 
 
 def _multiplications(node: ir.Node) -> float:
@@ -319,13 +336,16 @@ class _Tables:
         op: of the branch's graph.
         plan: what it computes.
         activations: the base.
-        patches, cells: what is fed.
+        patches, given: what is fed.
     """
 
-    def __init__(self, op: Builder, plan: Plan, activations: ir.Value, patches: Var, cells: Var) -> None:
+    def __init__(
+        self, op: Builder, plan: Plan, activations: ir.Value, patches: ir.Value, given: ir.Value
+    ) -> None:
         self._op, self._plan = op, plan
+        cells = op.wrap(given)
         self._copies = op.ReduceMax(op.Gather(cells, _number(0), axis=1), keepdims=1, dims=(1,)) + 1
-        self._rows = {activations: patches}
+        self._rows = {activations: op.wrap(patches)}
         layer = plan.spreads[activations]
         found = (op.Gather(cells, _number(0), axis=1), op.Gather(cells, _number(1), axis=1))
         self._found: dict[Spread, tuple[Var, Var]] = {layer: found}
@@ -462,28 +482,56 @@ class _Tables:
         if window.of_one:
             return self._at(value, spread)
         padded = any(window.begins + window.ends)
-        index = self._once(
-            ("index", own, spread, window), lambda: self._made_index(own, spread, window, padded)
-        )
+        index = self._once(("index", own, spread, window), lambda: self._made_index(own, spread, window))
         return op.Gather(self._table(value, pad if padded else None), index, axis=0)
 
-    def _made_index(self, own: Spread, spread: Spread, window: Window, padded: bool) -> Var:
+    def _made_index(self, own: Spread, spread: Spread, window: Window) -> Var:
+        found = self._seen(self._numbers(own), self._count(own) + math.prod(own.grid), own, spread, window)
+        return found if window.count > 1 else self._op.Squeeze(found, [1])
+
+    def _seen(self, numbers: Var, padding: Var, own: Spread, spread: Spread, window: Window) -> Var:
+        """(n, cells of a window) the numbers that each output's window sees of (K H W,)."""
         op = self._op
-        numbers = self._numbers(own)
-        if padded:
-            last = self._count(own) + math.prod(own.grid)
-            pads = [0, *window.begins, 0, *window.ends]
+        if any(window.begins + window.ends):
             grids = op.Reshape(numbers, [-1, *own.grid])
-            numbers = op.Reshape(op.Pad(grids, pads, op.Squeeze(last, [0], dims=())), [-1])
+            pads = [0, *window.begins, 0, *window.ends]
+            numbers = op.Reshape(op.Pad(grids, pads, op.Squeeze(padding, [0], dims=())), [-1])
         copy, cell = self._cells(spread)
         first = op.Gather(op.const(window.starts()), cell, axis=0) + copy * math.prod(window.padded)
-        if window.count > 1:
-            first = op.Unsqueeze(first, [1]) + op.const(window.offsets()[None])
-        return op.Gather(numbers, first, axis=0)
+        return op.Gather(numbers, op.Unsqueeze(first, [1]) + op.const(window.offsets()[None]), axis=0)
 
     # -- operators
 
     def _conv(self, node: ir.Node) -> Var:
+        own, spread = (self._plan.spreads[v] for v in (node.inputs[0], node.outputs[0]) if v is not None)
+        return self._conv_of_changes(node) if _by_changes(node, own, spread) else self._conv_of_windows(node)
+
+    def _conv_of_changes(self, node: ir.Node) -> Var:
+        """A convolution is linear: of the base, and what each changed cell adds through each tap."""
+        op, window = self._op, _window(self._op, node)
+        value, weight, *_ = node.inputs
+        assert value is not None
+        assert weight is not None
+        own, spread = self._plan.spreads[value], self._plan.spreads[node.outputs[0]]
+        dims: Any = dims_of(weight)
+        features, channels, taps = dims[0], dims[1], window.count
+        change = self._rows[value] - op.Gather(self._base(value), self._cells(own)[1], axis=0)
+        turned = op.Reshape(op.Transpose(op.wrap(weight), perm=[1, 2, 3, 0]), [channels, taps * features])
+        added = op.Reshape(op.MatMul(change, turned), [-1, features])
+        added = op.Concat(added, op.const(np.zeros((1, features), np.float32)), axis=0)
+        index = self._once(("taps", own, spread, window), lambda: self._taps(own, spread, window))
+        total = op.ReduceSum(op.Gather(added, index, axis=0), [1], keepdims=0)
+        operands = [None if v is None else op.wrap(v) for v in node.inputs]
+        base = op.Transpose(op.node("Conv", operands, dict(node.attributes.items())), perm=[0, 2, 3, 1])
+        return total + op.Gather(op.Reshape(base, [-1, features]), self._cells(spread)[1], axis=0)
+
+    def _taps(self, own: Spread, spread: Spread, window: Window) -> Var:
+        """(n, taps) where an output finds what its window's cells add: at the end, where that is nothing."""
+        op, taps, count = self._op, window.count, self._count(own)
+        numbers = self._seen(op.Min(self._numbers(own), count), count, own, spread, window)
+        return op.Min(numbers * taps + op.const(np.arange(taps, dtype=np.int64)[None]), count * taps)
+
+    def _conv_of_windows(self, node: ir.Node) -> Var:
         op = self._op
         weight = node.inputs[1]
         assert weight is not None
