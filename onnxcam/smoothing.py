@@ -41,7 +41,8 @@ class Change:
 class Noise:
     """Copies with normal noise; their raw maps are averaged.
 
-    Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, for any method.
+    Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, for any method. Where the file itself
+    scales a map, there is no raw one, and the scaled ones are averaged.
 
     Attributes:
         samples: how many.
