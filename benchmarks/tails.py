@@ -33,7 +33,7 @@ def without_if(tail: onnx.ModelProto, with_gradient: bool) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(tail)
     graph = made.graph
-    (branch,) = [n for n in graph.node if n.op_type == "If"]
+    (branch,) = [n for n in graph.node if WITH_GRADIENTS in n.input]
     then = next(a.g for a in branch.attribute if a.name == "then_branch")
     graph.node.remove(branch)
     if with_gradient:

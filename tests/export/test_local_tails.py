@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
+from torchvision_shim import import_torchvision
 
-from onnxcam.contract import CELLS, PATCHES, WITH_GRADIENTS
+from onnxcam import Explainer
+from onnxcam.contract import CELLS, KEY, PATCHES, WITH_GRADIENTS
 from onnxcam.errors import VerificationError
-from onnxcam.export import rewrite_onnx
+from onnxcam.export import export_torch, rewrite_onnx
 from onnxcam.export.spread import Spread, Window, of_layer, through, together
 
 from .. import nets
@@ -93,6 +97,19 @@ def network(body, size, head=POOLED):
 def written(net, folder):
     onnx.save(net, folder / "model.onnx")
     return rewrite_onnx(folder / "model.onnx", folder / "model.cam.onnx", layers="r", tail=True)
+
+
+def without_this_way(path):
+    """The file, whose record says nothing of the way from changed cells, as older ones do not."""
+    model = onnx.load(path)
+    (entry,) = [p for p in model.metadata_props if p.key == KEY]
+    body = json.loads(entry.value)
+    for tail in body["tails"]:
+        del tail["local"]
+    entry.value = json.dumps(body)
+    older = path.with_name("older.cam.onnx")
+    onnx.save(model, older)
+    return older
 
 
 def compared(report, changes, seed=0):
@@ -277,3 +294,39 @@ def test_what_meets_is_of_all_cells_of_either():
     assert both.holds(layer)
     assert not left.holds(right)
     assert not wide.holds(through(wide, wide.window))
+
+
+# -- networks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "local"),
+    [
+        ("resnet18", "layer2", True),
+        ("resnet50", "layer3", True),
+        ("vgg11", "features.10", True),
+        ("mobilenet_v2", "features.10", True),
+        ("mobilenet_v3_large", "features.3", False),  # squeezed and excited at once
+    ],
+    ids=["resnet18", "resnet50", "vgg11", "mobilenet_v2", "mobilenet_v3_large"],
+)
+def test_networks(name, layer, local, tmp_path):
+    torch = pytest.importorskip("torch")
+    build = import_torchvision().models.get_model
+    torch.manual_seed(0)
+    model = build(name, weights=None).eval()
+    if name == "vgg11":
+        model.classifier = torch.nn.Linear(512 * 7 * 7, 10)  # for 1000 classes it has half a gigabyte
+    x = torch.randn(1, 3, 96, 96)
+    report = export_torch(model, x, tmp_path / "model.cam.onnx", layer, tail=True)
+    (tail,) = report.record.tails
+    assert tail.local == local
+    maps = [
+        Explainer(file, "cpu", session_options={"log_severity_level": 4}, max_batch=24)
+        .explain_tensor(x.numpy(), "reciprocam", 3)
+        .maps
+        for file in (report.path, without_this_way(report.path))
+    ]
+    ours, theirs = maps
+    assert np.ptp(theirs) > 0
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxcam import Explainer
-from onnxcam.contract import CELLS, CLASS_INDEX, KEY, PATCHES, Record
+from onnxcam.contract import CELLS, CLASS_INDEX, PATCHES, Record
 from onnxcam.errors import BadTail, TensorError
 from onnxcam.export import rewrite_onnx
 from onnxcam.session import Session
 from onnxcam.tail import Patches, Tail
 
-from ..export.test_local_tails import BODIES, network
+from ..export.test_local_tails import BODIES, network, without_this_way
 
 QUIET = {"log_severity_level": 4}
 SIZE = (7, 9)
@@ -43,26 +42,13 @@ def opened(net, folder):
     return Tail(path, session.record, "r", providers="cpu"), main
 
 
-def spoiled(path):
-    """The file, whose record says nothing of the way from changed cells, as older ones do not."""
-    model = onnx.load(path)
-    (entry,) = [p for p in model.metadata_props if p.key == KEY]
-    body = json.loads(entry.value)
-    for tail in body["tails"]:
-        del tail["local"]
-    entry.value = json.dumps(body)
-    older = path.with_name("older.cam.onnx")
-    onnx.save(model, older)
-    return older
-
-
 @pytest.mark.parametrize("net", [LOCAL, AROUND], ids=["blocks", "around the layer"])
 @pytest.mark.parametrize("batch", [1, 5, 32])
 def test_maps_are_those_of_a_file_without_this_way(net, batch, tmp_path):
     path = written(net, tmp_path)
     x = image(2)
     maps = []
-    for file in (path, spoiled(path)):
+    for file in (path, without_this_way(path)):
         explainer = Explainer(file, "cpu", session_options=QUIET, max_batch=batch)
         found = explainer.explain_tensor(x, "reciprocam", target=[[1, 4], [0]])
         assert found.maps.shape == (3, *SIZE)
@@ -103,7 +89,7 @@ def test_a_base_with_patches_of_several_cells(tmp_path):
 
 
 def test_an_older_record_has_no_such_way(tmp_path):
-    path = spoiled(written(LOCAL, tmp_path))
+    path = without_this_way(written(LOCAL, tmp_path))
     session = Session(path, "cpu", session_options=QUIET)
     tail = Tail(path, session.record, "r", providers="cpu")
     assert not tail.local
