@@ -117,13 +117,10 @@ def inside(heatmap: np.ndarray[Any, Any], place: mosaics.Rectangle) -> bool:
     return bool(heatmap.any() and left <= x < right and top <= y < bottom)
 
 
-def table(rows: Sequence[Row], count: int) -> str:
+def table(rows: Sequence[Row]) -> str:
     """In Markdown, the best energy first."""
     lines = [
-        f"{count} held-out mosaics of the demo, four classes each (`python benchmarks/mosaics.py`; RISE with "
-        "1,000 masks):",
-        "",
-        "| method | needs | pointing | energy | passes: file | tail |",
+        "| method | needs | pointing | energy | passes | tail |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda r: -r.energy):
@@ -163,7 +160,7 @@ def main() -> None:
         jpeg = [cv2.IMWRITE_JPEG_QUALITY, 88]
         cv2.imwrite(str(args.gallery), cv2.cvtColor(gallery(pictures), cv2.COLOR_RGB2BGR), jpeg)
         return
-    text = table([*rows, *chance(shown)], args.count)
+    text = table([*rows, *chance(shown)])
     print(text)
     if args.write:
         old = README.read_text()
