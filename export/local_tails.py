@@ -4,8 +4,9 @@ A change of a cell reaches only the cells whose windows see it. So a tail runs o
 does on any activations; beside it, in a branch that is taken where changed cells are fed, every tensor after
 the layer is a table with a row of channels for each cell that is reached, of all copies. What is not reached
 is read from the base's tensors. A convolution is then a gather of its windows' rows, from the changed rows,
-the base's and one of padding, and one matrix product; nothing is approximated. Where an operator needs the
-whole grid, or most of it is reached, tables and base are put together, and the ordinary tail goes on.
+the base's and one of padding, and one matrix product; or, where fewer cells go in changed than come out, the
+base's result and what the changes add to it. Nothing is approximated. Where an operator needs the whole grid,
+or most of it is reached, tables and base are put together, and the ordinary tail goes on.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ class Plan:
         nodes: those that compute tables, in order, and those that make a tensor of all copies of one.
         spreads: by value, the cells that its table has.
         exits: the values of all copies that the rest of the tail reads: tables put together, what nodes made
-            of them, and sides, once for each copy.
-        readers: by exit, who reads it: nodes with the number of the input.
+            of them, and sides, once for each copy; and who reads each: nodes with the number of the input.
     """
 
     nodes: tuple[ir.Node, ...]
@@ -153,7 +153,7 @@ def _planned(
     grid: Any = dims[2:]
     spreads = {activations: of_layer(grid)}
     tracked, planned, whole, reduced = {activations}, [], 0.0, 0.0
-    left: dict[ir.Value, ir.Node] = {}  # values of all copies that a node of ours makes
+    left: list[ir.Value] = []  # what nodes of ours make for all copies
     for node in nodes:
         read = [v for v in (*node.inputs, *captured_by(node)) if v is not None]
         if not any(v in tracked for v in read):
@@ -165,7 +165,7 @@ def _planned(
         if known and not captured_by(node) and not node.domain and len(node.outputs) == 1:
             if node.op_type in _LEAVING and _LEAVING[node.op_type](op, node):
                 planned.append(node)
-                left[node.outputs[0]] = node
+                left.append(node.outputs[0])
                 continue
             spread = _reached(op, node, spreads, sides)
             if spread is not None and (share := _share(node, spreads, spread)) <= LIMIT:
@@ -267,8 +267,11 @@ def _reached(
         return None
     if node.op_type == "Concat" and node.attributes.get_int("axis", 0) not in (1, -3):
         return None
-    if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) != 0:
-        return None
+    if node.op_type == "BatchNormalization":
+        data, *weights = node.inputs
+        fixed = all(v is not None and constant(v) is not None for v in weights)
+        inferred = node.attributes.get_int("training_mode", 0) == 0
+        return spreads.get(data) if data is not None and fixed and inferred else None
     operands = [v for v in node.inputs if v is not None]
     if any(_broadcast(v, result, spreads, sides) is None for v in operands):
         return None
@@ -292,14 +295,9 @@ def _broadcast(
         return "grid" if full[2:] == tuple(result[2:]) else None
     if (full[0] != 1 and value not in sides) or not is_static(full[1:]):
         return None
-    if full[2:] == (1, 1) or _channels_alone(value):
+    if full[2:] == (1, 1):
         return "channels"
     return "grid" if full[2:] == tuple(result[2:]) else None
-
-
-def _channels_alone(value: ir.Value) -> bool:
-    """Whether a vector holds the parameters of a normalization, of which each channel has one."""
-    return all(n.op_type == "BatchNormalization" and k > 0 for n, k in value.uses()) and bool(value.uses())
 
 
 # -- leaving the grid -------------------------------------------------------------------------------
@@ -361,8 +359,8 @@ class _Tables:
                     self._rows[value] = self._shape(node)
                 elif node.op_type in _REDUCED:
                     self._rows[value] = self._reduced(node)
-                elif node.op_type in _WINDOWED:
-                    self._rows[value] = _WINDOWED[node.op_type](self, node)
+                elif node.op_type in _OWN:
+                    self._rows[value] = _OWN[node.op_type](self, node)
                 else:
                     self._rows[value] = self._by_cell(node)
         for value in self._plan.exits:
@@ -578,6 +576,13 @@ class _Tables:
         """(n, cells of a window, C), also of windows of one."""
         return self._op.Unsqueeze(seen, [1]) if _window(self._op, node).count == 1 else seen
 
+    def _normalized(self, node: ir.Node) -> Var:
+        op = self._op
+        data, *weights = (v for v in node.inputs if v is not None)
+        scale, bias, mean, variance = map(op.wrap, weights)
+        factor = scale / op.Sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        return self._at(data, self._plan.spreads[node.outputs[0]]) * factor + (bias - mean * factor)
+
     def _by_cell(self, node: ir.Node) -> Var:
         op, spreads = self._op, self._plan.spreads
         spread, result = spreads[node.outputs[0]], dims_of(node.outputs[0]) or ()
@@ -590,10 +595,6 @@ class _Tables:
             else:
                 x = op.wrap(value)
                 operands.append(op.Reshape(x, [-1]) if dims_of(value) else x)
-        if node.op_type == "BatchNormalization":
-            x, scale, bias, mean, variance = (o for o in operands if o is not None)
-            factor = scale / op.Sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-            return x * factor + (bias - mean * factor)
         attributes = dict(node.attributes.items())
         return op.node(
             node.op_type, operands, {**attributes, "axis": 1} if node.op_type == "Concat" else attributes
@@ -636,10 +637,11 @@ class _Tables:
         return op.Slice(op.Concat(self._copies, op.operand(dims), axis=0), [start], [end], [0])
 
 
-_WINDOWED: Mapping[str, Callable[[_Tables, ir.Node], Var]] = {
+_OWN: Mapping[str, Callable[[_Tables, ir.Node], Var]] = {
     "Conv": _Tables._conv,
     "MaxPool": _Tables._max_pool,
     "AveragePool": _Tables._average_pool,
+    "BatchNormalization": _Tables._normalized,
 }
 
 
