@@ -268,7 +268,7 @@ def spy(seen):
             lambda clean: [Similar(clean.embeddings[0]), Similar([1, 0, 2, 0])],
         ),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_changed_copies_are_asked_what_the_image_was(files, kind, targets, explicit):
     seen = []
