@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -66,12 +67,12 @@ class File:
         """The file's."""
         return self.session.record
 
-    @property
+    @functools.cached_property
     def own_outputs(self) -> tuple[str, ...]:
         """The model's, without ours."""
         return tuple(o.name for o in self.session.outputs if not o.name.startswith("cam."))
 
-    @property
+    @functools.cached_property
     def told(self) -> tuple[str, ...]:
         """The outputs that say what was explained."""
         names = {o.name for o in self.session.outputs}
