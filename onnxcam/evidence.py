@@ -18,6 +18,7 @@ from .contract import (
     CHOSEN_REGION,
     CLASS,
     EMBEDDING,
+    PREFIX,
     SCORE,
     TOP_CLASS,
     Fused,
@@ -70,7 +71,7 @@ class File:
     @functools.cached_property
     def own_outputs(self) -> tuple[str, ...]:
         """The model's, without ours."""
-        return tuple(o.name for o in self.session.outputs if not o.name.startswith("cam."))
+        return tuple(o.name for o in self.session.outputs if not o.name.startswith(PREFIX))
 
     @functools.cached_property
     def told(self) -> tuple[str, ...]:
@@ -166,7 +167,8 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
     count = shape_of(feeds[file.image.name])[0]
     plain = request.smoothing.groups == ((Change(),),)
     tails = _tails_of_finer(file, wanted, request) if plain else []
-    size = 1 if request.method.runs else _piece(file, feeds) if tails else count
+    whole = rows.images_in_one_run(feeds, file.image, file.max_batch) if tails else count
+    size = 1 if request.method.runs else whole
     if count > size:  # image by image, or as many as one run takes
         parts = [_part(file, feeds, wanted, part) for part in rows.batches(count, size)]
         return joined([find(file, *part, request) for part in parts])
@@ -192,9 +194,7 @@ def _told(
         logits = logits_of(file.record.score.activation, run.arrays[file.record.score.output])
         wanted, scores = _finer(file, wanted, class_ids, logits, scores)
         if plain:
-            told = run
             run = _run(file, feeds, wanted, request)
-            run = replace(run, arrays=run.arrays | {k: told.arrays[k] for k in file.told if k in (CLASS,)})
     return wanted, run, class_ids, scores
 
 
@@ -237,12 +237,6 @@ def _tails_of_finer(file: File, wanted: Targets, request: Request) -> list[str]:
     return many.layers_of(file.record, _fetched(file, request)[1])
 
 
-def _piece(file: File, feeds: Mapping[str, Any]) -> int:
-    """How many images one run takes; device tensors are run as they are."""
-    on_host = all(isinstance(value, np.ndarray) for value in feeds.values())
-    return rows.piece(file.image, file.max_batch) if on_host else shape_of(feeds[file.image.name])[0]
-
-
 def _is_plain(method: Method) -> bool:
     """Whether the method sees one run of the inputs as they are."""
     return not method.runs and "noisy" not in method.needs
@@ -257,8 +251,7 @@ def _mean_of(
     total: dict[str, Maps] = {}
     for change in group:
         fed = {**feeds, image: smoothing.changed(x, change, file.channels)}
-        width = x.shape[-1] if file.channels != x.ndim - 1 else x.shape[-2]
-        rows_ = smoothing.asked(asked, change, width)
+        rows_ = smoothing.asked(asked, change, x.shape[smoothing.columns(x, file.channels)])
         run = _run(file, fed, rows_, request)
         for name, maps in _maps(file, fed, rows_, run, request).items():
             share = smoothing.undone(maps, change) / np.float32(len(group))

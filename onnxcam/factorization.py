@@ -29,6 +29,7 @@ from .kinds import is_whole
 from .methods import Method, Need
 from .perturbation import TailScorer
 from .result import Explanation
+from .softmax import softmax
 
 _log = logging.getLogger("onnxcam")
 
@@ -371,11 +372,7 @@ def _named(
         # Behind a softmax they are known up to a constant for each image, which a softmax takes off again.
         logits = logits_of(score.activation, found.outputs[score.output][:1])[0]
         given = _by_gradients(explainer, photo, vectors, activations[0], logits, layer, progress)
-    if score.activation == "sigmoid":
-        probabilities = 1 / (1 + np.exp(-given))
-    else:
-        e = np.exp(given - given.max(axis=1, keepdims=True))
-        probabilities = e / e.sum(axis=1, keepdims=True)
+    probabilities = 1 / (1 + np.exp(-given)) if score.activation == "sigmoid" else softmax(given)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     return tuple(
         tuple(

@@ -52,10 +52,8 @@ def run(
     if not layers:
         return rows.run(session, feeds, targets, fetch, layouts, image, max_batch)
     tails = [tail(layer) for layer in layers]
-    on_host = all(isinstance(value, np.ndarray) for value in feeds.values())
-    size = rows.piece(image, max_batch) if on_host else count
     parts = []
-    for images in rows.batches(count, size):
+    for images in rows.batches(count, rows.images_in_one_run(feeds, image, max_batch)):
         inside = (targets.image_index >= images.start) & (targets.image_index < images.stop)
         part = targets.rows(inside)
         first = np.searchsorted(part.image_index, np.arange(images.start, images.stop))

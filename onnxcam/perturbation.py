@@ -6,6 +6,7 @@ the copies number ``part.start`` to ``part.stop``, not the copies.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -32,6 +33,7 @@ from .feeds import shape_of
 from .grids import put_back
 from .rows import Rows
 from .session import Session, TensorInfo
+from .softmax import softmax
 from .tail import Patches, Tail
 from .targets import Targets
 
@@ -148,11 +150,16 @@ class Scorer:
         """Copies in one run."""
         return self.copies.batch
 
-    @property
+    @functools.cached_property
     def tensor(self) -> NDArray[Any]:
         """The image as the model takes it, without its batch axis."""
         array: NDArray[Any] = on_host(self.feeds[self.image.name])[0]
         return array
+
+    @functools.cached_property
+    def _there(self) -> Any:
+        """The image on the session's device: it crosses once."""
+        return self.session.on_device(self.feeds[self.image.name])
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -198,7 +205,7 @@ class Scorer:
         size = (len(masks), 1, *sides)
         return graph(
             {
-                "x": self.feeds[self.image.name],
+                "x": self._there,
                 "masks": masks[:, None].astype(np.float32, copy=False),
                 "size": np.array(size),
                 "shape": np.array(size if self.channels == 1 else (len(masks), *sides, 1)),
@@ -378,13 +385,7 @@ def probabilities(table: Array) -> Array:
     """A softmax of logits; of a file that was not rewritten nobody knows whether it has taken one itself."""
     if (table >= 0).all() and np.allclose(table.sum(axis=1), 1, atol=1e-3):
         return table
-    return _softmax(table)
-
-
-def _softmax(logits: Array) -> Array:
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: Array = e / e.sum(axis=1, keepdims=True)
-    return result
+    return softmax(table)
 
 
 def on_host(value: Any) -> NDArray[Any]:

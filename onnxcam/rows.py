@@ -135,6 +135,12 @@ def piece(image: TensorInfo, max_batch: int) -> int:
     return _fixed_batch(image) or max_batch
 
 
+def images_in_one_run(feeds: Mapping[str, Any], image: TensorInfo, max_batch: int) -> int:
+    """How many images one run takes; device tensors are run as they are."""
+    on_host = all(isinstance(value, np.ndarray) for value in feeds.values())
+    return piece(image, max_batch) if on_host else shape_of(feeds[image.name])[0]
+
+
 def _filled(array: NDArray[Any], rows: int) -> NDArray[Any]:
     """The last row again until there are so many."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

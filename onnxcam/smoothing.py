@@ -129,7 +129,7 @@ def changed(x: NDArray[Any], change: Change, channels: int) -> NDArray[Any]:
         channels: which axis counts channels.
     """
     if change.flip:
-        x = np.flip(x, _last(x, channels))
+        x = np.flip(x, columns(x, channels))
     if change.factor != 1:
         x = rounded(x * change.factor, x.dtype)
     if change.sigma:
@@ -186,6 +186,6 @@ def asked(targets: Targets, change: Change, width: int) -> Targets:
     return replace(targets, feeds=feeds)
 
 
-def _last(x: NDArray[Any], channels: int) -> int:
-    """The axis of columns."""
+def columns(x: NDArray[Any], channels: int) -> int:
+    """Which axis of a batch counts columns."""
     return x.ndim - 1 if channels != x.ndim - 1 else x.ndim - 2

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .contract import BOX, REFERENCE, REGION, TOP_CLASS, Score, Seed
 from .errors import TargetError, nearest
 from .kinds import is_finite
+from .softmax import softmax
 
 Class: TypeAlias = "int | str"  #: by index or label
 
@@ -416,8 +417,7 @@ def finer_weights(logits: NDArray[np.float32], of: int, finer: Finer) -> tuple[N
         weights[of] = 1.0
         np.add.at(weights, others, -finer.weight / len(others))
         return weights.astype(np.float32), float(weights @ y)
-    p = np.exp(y - y.max())
-    p /= p.sum()
+    p = softmax(y)
     part = np.zeros_like(y)  # p of the references, 0 elsewhere
     np.add.at(part, others, p[others])
     total = part.sum() + _FINER_EPSILON

@@ -16,11 +16,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import InputError, OutputError
 from ..explainer import Explainer
 from ..overlay import Row, colourize, overlay, sheet
+from ..softmax import softmax
 from . import mosaics
 
 FOLDER = "onnxcam-demo"
@@ -140,7 +140,7 @@ def _pictures(
     (logits,) = explainer.explain(mosaic.image, method=method).outputs["logits"]
     best = np.argsort(-logits)[:2]
     result = explainer.explain(mosaic.image, method=method, target=[best.tolist()])
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits)
     explained, rows = [], []
     pictures: dict[str, mosaics.Image] = {"photo.png": mosaic.image}
     for c, heatmap in zip(best, result.heatmaps, strict=True):
@@ -196,11 +196,6 @@ def _localisation(name: str, shares: Sequence[float], labels: Sequence[str]) -> 
     }
     worst = min(by_class.items(), key=lambda item: item[1])
     return Localisation(name, float(np.mean(shares)), worst, by_class)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    e = np.exp(logits - logits.max())
-    return np.asarray(e / e.sum(), np.float32)
 
 
 def _make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from onnxcam import postprocess
 from onnxcam.errors import MethodError
 from onnxcam.perturbation import Scorer, min_max, on_host
+from onnxcam.softmax import softmax
 
 from . import Array, method
 
@@ -153,7 +154,7 @@ def sscam(
 
         scores = masked.inputs(inputs, count)
     mean = scores.reshape(len(chosen), samples, -1).mean(axis=1)
-    return _weighted(_softmax(mean), activations[chosen])
+    return _weighted(softmax(mean, axis=0), activations[chosen])
 
 
 @method(
@@ -194,7 +195,7 @@ def iscam(
 
     scores = masked.masked(masks, len(chosen) * intervals)
     mean = scores.reshape(len(chosen), intervals, -1).mean(axis=1)
-    return _weighted(_softmax(mean), activations[chosen])
+    return _weighted(softmax(mean, axis=0), activations[chosen])
 
 
 def _softmaxed(activations: Array, masked: Scorer, masks: Callable[[Array], Array], top: int | None) -> Array:
@@ -206,7 +207,7 @@ def _softmaxed(activations: Array, masked: Scorer, masks: Callable[[Array], Arra
     found = masked.masked(lambda part: masks(activations[runs[part]]), len(runs))
     scores = np.empty((len(chosen), found.shape[1]), np.float32)
     scores[varied], scores[~varied] = found[: len(telling)], found[-1]
-    return _weighted(_softmax(scores), activations[chosen])
+    return _weighted(softmax(scores, axis=0), activations[chosen])
 
 
 def _telling(activations: Array, top: int | None, constant: bool = False) -> Array:
@@ -217,12 +218,6 @@ def _telling(activations: Array, top: int | None, constant: bool = False) -> Arr
     order = np.argsort(-spread, kind="stable")[:top]
     varied = order if constant else order[spread[order] > 0]
     return np.sort(varied)
-
-
-def _softmax(scores: Array) -> Array:
-    """Over the channels of (K, T)."""
-    e = np.exp(scores - scores.max(axis=0))
-    return e / e.sum(axis=0)
 
 
 def _weighted(weights: Array, activations: Array) -> Array:
