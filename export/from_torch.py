@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from ..contract import Source
 from ..errors import ExportError, UnknownLayer, nearest
 from .explainable import add_explanation
-from .from_onnx import OPSET, normalize
+from .from_onnx import OPSET, inline, normalize
 from .fuse import FuseLike, as_specs
 from .layers import AUTO, Names
 from .layouts import layouts
@@ -110,6 +110,7 @@ def export_torch(
             model, args, kwargs, targets or [], dynamic_batch, dynamic_size, opset
         )
         notes += notes_of_export
+        inline(captured.model)
         names = Names(captured.model.graph)
         onnx_model = normalize(captured.model)
         found = find_score(onnx_model.graph, score, probability, labels)

@@ -13,13 +13,13 @@ from ..contract import Layout
 from ..errors import UnknownLayer, nearest
 from ..grids import grid_of
 from .automatic import best_layer
-from .from_onnx import ModelSource, load, normalize
+from .from_onnx import ModelSource, inline, load, normalize
 from .gradients.builder import Dims, dims_of
 from .gradients.control_flow import subgraphs
 from .gradients.engine import is_differentiable
 from .gradients.quantized import inside_kernel, is_real, quantization, readable
 from .layouts import Layouts, layouts
-from .paths import on_path, op_type
+from .paths import fed, on_path, op_type
 from .scores import FoundScore, ScoreSpec, find_score
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -72,6 +72,7 @@ def list_layers(
         NotOnnx, ScoreError, ModelError: see :func:`onnxcam.export.rewrite_onnx`.
     """
     model = load(source)
+    inline(model)
     names = Names(model.graph)
     model = normalize(model)
     found = find_score(model.graph, score, probability)
@@ -88,7 +89,8 @@ def candidates(graph: ir.Graph, found: FoundScore, names: Names, known: Layouts)
         known: the layouts of the graph's values.
     """
     path = on_path(graph, found.values)
-    spatial = [v for v in path if v in known and _is_spatial(v, known[v])]
+    # What a conversion of the opset made has no name by which it could be asked for.
+    spatial = [v for v in path if v in names and v in known and _is_spatial(v, known[v])]
     spatial = [v for v in spatial if is_real(v) or quantization(v) is not None]
     if not spatial:
         return []
@@ -130,7 +132,8 @@ def differentiable_layers(graph: ir.Graph, found: FoundScore, names: Names, know
 class Names:
     """What the values of a graph are called: module paths, node names, tensor names.
 
-    Made before normalization, which strips node metadata; value names survive it.
+    Made of a graph without functions and before normalization, which strips node metadata; value names
+    survive it, unless an operator becomes another one with the opset.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -151,6 +154,10 @@ class Names:
         # The outermost module that ends in a value is its name: layer4, not layer4.2.relu.
         for path, tensor in sorted(self._modules.items(), key=lambda item: -len(item[0])):
             self._display[tensor] = path
+
+    def __contains__(self, value: ir.Value) -> bool:
+        """Whether a value has been there before."""
+        return value.name in self._values
 
     def of(self, value: ir.Value) -> str:
         """The name to show for a value."""
@@ -196,6 +203,7 @@ def _module_outputs(graph: ir.Graph) -> dict[str, str]:
         for path in paths:
             inside.setdefault(path, []).append(node)
     outputs: dict[str, str] = {}
+    returned = set(fed(graph))  # quantised weights are made by nodes, too, of constants
     for path, nodes in inside.items():
         members = set(nodes)
         for node in reversed(nodes):
@@ -206,6 +214,7 @@ def _module_outputs(graph: ir.Graph) -> dict[str, str]:
             if (
                 leaves
                 and value is not None
+                and value in returned
                 and value.name
                 and (value.dtype is None or value.dtype.is_floating_point())
             ):

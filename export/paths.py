@@ -33,14 +33,17 @@ def on_path(graph: ir.Graph, scores: Iterable[ir.Value]) -> list[ir.Value]:
             if source not in wanted:
                 wanted.add(source)
                 stack.append(source)
-    # A value that only constants feed is not the image's.
-    fed: set[ir.Value] = set(graph.inputs)
-    path = []
+    return [v for v in fed(graph) if v in wanted]
+
+
+def fed(graph: ir.Graph) -> list[ir.Value]:
+    """The values that nodes make of the graph's inputs, not of constants alone, in topological order."""
+    found = {v: None for v in graph.inputs if not v.is_initializer()}
+    given = len(found)
     for node in graph:
-        if any(v in fed for v in (*node.inputs, *captured_by(node))):
-            fed.update(node.outputs)
-        path += [v for v in node.outputs if v in wanted and v in fed]
-    return path
+        if any(v in found for v in (*node.inputs, *captured_by(node))):
+            found.update(dict.fromkeys(node.outputs))
+    return list(found)[given:]
 
 
 def sources(node: ir.Node, graph: ir.Graph) -> Iterable[ir.Value]:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import nets
+import numpy as np
 import onnx
 import pytest
 from torchvision_shim import import_torchvision
@@ -245,6 +246,52 @@ def test_a_module_path_goes_before_a_node_of_that_name(tmp_path):
     model.graph.node[0].name = "stem"
     assert resolved(model, "stem", tmp_path) == "r"
     assert list_layers(model)[0].name == "stem"
+
+
+def test_a_module_returns_no_weight(tmp_path):
+    """A quantiser puts a node before each weight, which it names as Keras names the weight."""
+    model = nets.model(
+        f"k = DequantizeLinear(q, scale) c = Conv<pads=[1,1,1,1]>(x, k) r = Relu(c) {nets.HEAD}",
+        initializers={
+            **nets.weights(v=(5, 4), b=(5,)),
+            "q": np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3),
+            "scale": np.float32(0.01),
+        },
+    )
+    model.graph.node[0].name, model.graph.node[1].name = "conv/kernel_DequantizeLinear", "conv"
+    assert [layer.name for layer in list_layers(model)] == ["r", "conv"]
+    assert resolved(model, "conv", tmp_path) == "c"
+
+
+def test_what_a_conversion_of_the_opset_made_is_not_offered(tmp_path):
+    """Upsample becomes a Resize whose result has another name, by which nobody can ask for it."""
+    model = nets.model(
+        "c = Conv<pads=[1,1,1,1]>(x, w) u = Upsample(c, twice) r = Relu(u) "
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
+        initializers={
+            **nets.weights(w=(4, 3, 3, 3), v=(5, 4), b=(5,)),
+            "twice": np.array([1, 1, 2, 2], np.float32),
+        },
+        opset=9,
+        ir_version=4,
+    )
+    offered = [layer.name for layer in list_layers(model)]
+    assert offered == ["r", "c"]
+    for name in offered:
+        assert resolved(model, name, tmp_path) == name
+
+
+def test_layers_inside_of_local_functions_are_offered_by_the_names_that_they_resolve_to(tmp_path):
+    model = nets.cnn(
+        body="q = local.twice(r) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
+        extra_opsets=', "local": 1',
+        functions='<domain: "local", opset_import: ["": 18]> '
+        "twice (a) => (d) { h = Sigmoid(a) d = Add(a, h) }",
+    )
+    offered = list_layers(model)
+    assert len(offered) == 4
+    for layer in offered:
+        assert resolved(model, layer.name, tmp_path) == layer.tensor
 
 
 def test_damaged_scopes_are_no_error():

@@ -29,7 +29,12 @@ from quantized_files import (
 from onnxcam import Explainer
 from onnxcam.errors import ModelError, UnknownLayer, VerificationError
 from onnxcam.export import list_layers, rewrite_onnx, verify
+from onnxcam.export.from_onnx import load, normalize
+from onnxcam.export.layers import Names
+from onnxcam.export.layouts import layouts
 from onnxcam.export.notes import notes_on
+from onnxcam.export.rewrite import choose
+from onnxcam.export.scores import find_score
 
 BODY = """
     c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) p1 = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r1)
@@ -405,6 +410,28 @@ def test_what_an_integer_kernel_holds_is_not_offered_and_costs_it(tmp_path):
     report = rewrite_onnx(source, tmp_path / "out.cam.onnx", layers="Conv_705")
     assert kernels(tmp_path / "out.cam.onnx", tmp_path)["QLinearConv"] == 51
     assert (report.output_error > 1e-4) == any("fuses quantised" in n for n in report.notes)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real models and photos in {DATA}")
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "original"])
+def test_every_layer_that_is_offered_can_be_asked_for(form, tmp_path):
+    """Keras' names end in those of weights, before which the quantiser puts nodes."""
+    path = DATA / "models" / "keras_mobilenet_v1_025_nhwc.onnx"
+    if form != "original":
+        feed = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
+        path = quantized(path, form, tmp_path / "quantised.onnx", [{"input": feed}])
+    offered = list_layers(path)
+    assert "conv_pw_13_bn" in {layer.name for layer in offered}
+    model = load(path)
+    names = Names(model.graph)
+    tensors = {layer.name: names.resolve(layer.name) for layer in offered}
+    assert len(tensors) == len(offered)
+    model = normalize(model)
+    chosen = choose(model.graph, tensors, find_score(model.graph), layouts(model.graph), names)
+    assert {name: v.name for name, v in chosen.items()} == {x.name: x.tensor for x in offered}
+    report = rewrite_onnx(path, tmp_path / "out.cam.onnx", layers="conv_pw_13_bn")
+    assert [layer.shape[1:] for layer in report.record.layers] == [(256, 7, 7)]
 
 
 def transformer(norm):
