@@ -2,112 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import many, projection, rows, smoothing, targets
-from .contract import (
-    CHOSEN_BOX,
-    CHOSEN_REGION,
-    CLASS,
-    EMBEDDING,
-    PREFIX,
-    SCORE,
-    TOP_CLASS,
-    Fused,
-    Layer,
-    Layout,
-    Record,
-)
-from .errors import BadTail, MethodError, TensorError
+from . import answers, finer, projection, rows, smoothing
+from .answers import pinned
+from .contract import Layer
+from .errors import MethodError, TensorError
 from .feeds import shape_of
 from .grids import channels_first
 from .methods import Method
-from .perturbation import Copies, Passes, Scorer, TailScorer, on_host, pinned
+from .perturbation import Copies, Scorer, TailScorer, on_host
+from .request import File, Request
 from .rows import Rows
-from .session import Session, TensorInfo
-from .smoothing import Change, Smoothing
-from .tail import Tail, rows_of
+from .smoothing import Change
+from .tail import rows_of
 from .targets import Targets
 
-_log = logging.getLogger("onnxcam")
-
 Maps: TypeAlias = NDArray[np.float32]
-NO_CLASS = -1  #: the class of a row that is of none
 INPUT = "input"  #: what the maps are called that methods without a layer give
-TOLD = (SCORE, CLASS, CHOSEN_BOX, CHOSEN_REGION, EMBEDDING)
-
-
-@dataclass(frozen=True)
-class File:
-    """An open file, and how its inputs are.
-
-    Attributes:
-        session: open.
-        image: the input that takes the image.
-        channels: the axis of that input that counts channels.
-        max_batch: rows in one run.
-        tail: opens what follows a layer.
-    """
-
-    session: Session
-    image: TensorInfo
-    channels: int
-    max_batch: int
-    tail: Callable[[str], Tail]
-
-    @property
-    def record(self) -> Record:
-        """The file's."""
-        return self.session.record
-
-    @functools.cached_property
-    def own_outputs(self) -> tuple[str, ...]:
-        """The model's, without ours."""
-        return tuple(o.name for o in self.session.outputs if not o.name.startswith(PREFIX))
-
-    @functools.cached_property
-    def told(self) -> tuple[str, ...]:
-        """The outputs that say what was explained."""
-        names = {o.name for o in self.session.outputs}
-        return tuple(name for name in TOLD if name in names)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one call asks for.
-
-    Attributes:
-        method: which.
-        options: of the method, {name: value}.
-        layers: of the file; empty for a method that looks at none, and for a map that the file makes.
-        targets: the rows.
-        smoothing: see :mod:`onnxcam.smoothing`.
-        channels: of the layer, that alone take part; None: all.
-        passes: counts the runs.
-        fused: the map that the file itself computes; None: it is made of the layers' tensors, or of runs.
-    """
-
-    method: Method
-    options: Mapping[str, Any]
-    layers: tuple[Layer, ...]
-    targets: Targets
-    smoothing: Smoothing = field(default_factory=Smoothing)
-    channels: tuple[int, ...] | None = None
-    passes: Passes = field(default_factory=Passes)
-    fused: Fused | None = None
-
-    def rows_of(self, part: slice) -> Targets:
-        """The rows of the images in ``part``, counted from its start."""
-        index = self.targets.image_index
-        return self.targets.rows((index >= part.start) & (index < part.stop), part.start)
 
 
 @dataclass(frozen=True)
@@ -165,76 +83,22 @@ def find(file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request
         TargetError, TensorError: the rows, the inputs.
     """
     count = shape_of(feeds[file.image.name])[0]
-    plain = request.smoothing.groups == ((Change(),),)
-    tails = _tails_of_finer(file, wanted, request) if plain else []
-    whole = rows.images_in_one_run(feeds, file.image, file.max_batch) if tails else count
+    finely = any(wanted.finer)
+    whole = rows.images_in_one_run(feeds, file.image, file.max_batch) if finely else count
     size = 1 if request.method.runs else whole
     if count > size:  # image by image, or as many as one run takes
         parts = [_part(file, feeds, wanted, part) for part in rows.batches(count, size)]
         return joined([find(file, *part, request) for part in parts])
-    told = _finer_by_tails(file, feeds, wanted, request, tails) if tails else None
-    wanted, run, class_ids, scores = told or _told(file, feeds, wanted, request, plain)
+    plain = request.smoothing.groups == ((Change(),),)
+    told = (finer.answer if finely else answers.answer)(file, feeds, wanted, request, layered=plain)
     alone = plain and _is_plain(request.method)
-    asked = wanted if alone else pinned(run, class_ids, own=request.method.runs)
+    asked = told.targets if alone else pinned(told, own=request.method.runs)
     if plain:
-        groups: tuple[dict[str, Maps], ...] = (_maps(file, feeds, asked, run, request),)
+        groups: tuple[dict[str, Maps], ...] = (_maps(file, feeds, asked, told.run, request),)
     else:
         groups = tuple(_mean_of(file, feeds, asked, request, group) for group in request.smoothing.groups)
-    kept = {k: v for k, v in run.arrays.items() if k in file.own_outputs or k in file.told}
-    return Evidence(replace(run, arrays=kept), class_ids, scores, groups)
-
-
-def _told(
-    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, plain: bool
-) -> tuple[Targets, Rows, NDArray[np.int64], NDArray[np.float32]]:
-    """The rows as they are run in the end, what the file gives for them, their classes and scores."""
-    run = _run(file, feeds, wanted, request, tensors=plain)
-    class_ids, scores = _explained(file, run)
-    if any(wanted.finer):
-        logits = logits_of(file.record.score.activation, run.arrays[file.record.score.output])
-        wanted, scores = _finer(file, wanted, class_ids, logits, scores)
-        if plain:
-            run = _run(file, feeds, wanted, request)
-    return wanted, run, class_ids, scores
-
-
-def _finer_by_tails(
-    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, layers: Sequence[str]
-) -> tuple[Targets, Rows, NDArray[np.int64], NDArray[np.float32]] | None:
-    """The same, where the whole file runs once for each image, and tells the weights that the tails need."""
-    layouts, fetch = _fetched(file, request)
-    index, count = wanted.image_index, shape_of(feeds[file.image.name])[0]
-    top = Targets(np.arange(count), np.full(count, TOP_CLASS))
-    try:
-        tails = [file.tail(layer) for layer in layers]
-        asked = [name for name in fetch if name not in {t.layer.gradients for t in tails}]
-        asked = list(dict.fromkeys([*asked, *many.read_by(tails)]))
-        whole = rows.run(file.session, feeds, top, asked, {}, file.image, file.max_batch)
-        best, _ = _explained(file, whole)
-        class_ids = np.where(wanted.class_index == TOP_CLASS, best[index], wanted.class_index)
-        logits = logits_of(file.record.score.activation, whole.arrays[file.record.score.output])[index]
-        weighed, differences = _finer(file, wanted, class_ids, logits, np.zeros(len(index), np.float32))
-        none = np.empty(0, np.int64)
-        arrays = many.completed(
-            file.session, tails, whole.arrays, weighed, count, none, fetch, layouts, file.max_batch
-        )
-    except BadTail as e:
-        _log.warning("%s Going on without it: the whole file runs twice.", e)
-        return None
-    request.passes.model += count
-    request.passes.tail += len(index)
-    run = Rows(arrays, weighed, count)
-    own_ids, own_scores = _explained(file, run)
-    finer = np.array([one is not None for one in wanted.finer])
-    class_ids = np.where(finer, class_ids, own_ids)
-    return weighed, run, class_ids, np.where(finer, differences, own_scores)
-
-
-def _tails_of_finer(file: File, wanted: Targets, request: Request) -> list[str]:
-    """The layers whose tails spare the second run of the whole file; empty if there is none, or no way."""
-    if not any(wanted.finer) or request.method.runs:
-        return []
-    return many.layers_of(file.record, _fetched(file, request)[1])
+    kept = {k: v for k, v in told.run.arrays.items() if k in file.own_outputs or k in file.told}
+    return Evidence(replace(told.run, arrays=kept), told.class_ids, told.scores, groups)
 
 
 def _is_plain(method: Method) -> bool:
@@ -252,114 +116,11 @@ def _mean_of(
     for change in group:
         fed = {**feeds, image: smoothing.changed(x, change, file.channels)}
         rows_ = smoothing.asked(asked, change, x.shape[smoothing.columns(x, file.channels)])
-        run = _run(file, fed, rows_, request)
+        run = answers.run(file, fed, rows_, request)
         for name, maps in _maps(file, fed, rows_, run, request).items():
             share = smoothing.undone(maps, change) / np.float32(len(group))
             total[name] = total[name] + share if name in total else share
     return total
-
-
-def _run(
-    file: File, feeds: Mapping[str, Any], wanted: Targets, request: Request, tensors: bool = True
-) -> Rows:
-    """The file's outputs for the rows, and the layers' tensors that the method reads."""
-    layouts, fetch = _fetched(file, request, tensors)
-    return _rows(file, feeds, wanted, fetch, layouts, request.passes)
-
-
-def _fetched(file: File, request: Request, tensors: bool = True) -> tuple[dict[str, Layout], list[str]]:
-    """The layouts of the layers' tensors that the method reads, and the names of all that is fetched."""
-    layers = request.layers if tensors else ()
-    layouts = {name: layer.layout for layer in layers for name in _tensors(layer, request.method).values()}
-    fetch = [*file.own_outputs, *file.told, *layouts]
-    if request.fused is not None and tensors:
-        fetch.append(request.fused.output)
-    if "tail" in request.method.needs:  # which takes the tensors as the layers have them
-        layouts = {}
-        fetch += [side for layer in layers for side in file.tail(layer.name).sides]
-    return layouts, list(dict.fromkeys(fetch))
-
-
-def _rows(
-    file: File,
-    feeds: Mapping[str, Any],
-    wanted: Targets,
-    fetch: Sequence[str],
-    layouts: Mapping[str, Layout],
-    passes: Passes,
-) -> Rows:
-    """The file's outputs; where an image has several targets, the whole file runs once for it if it can."""
-    images, count = shape_of(feeds[file.image.name])[0], len(wanted.image_index)
-    if images < count and many.layers_of(file.record, fetch):
-        try:
-            found = many.run(
-                file.session, file.tail, feeds, wanted, fetch, layouts, file.image, file.max_batch
-            )
-        except BadTail as e:  # the same comes out without it, only later
-            _log.warning("%s Going on without it: the whole file runs for each target.", e)
-        else:
-            passes.model += images
-            passes.tail += count - images
-            return found
-    passes.model += count
-    return rows.run(file.session, feeds, wanted, fetch, layouts, file.image, file.max_batch)
-
-
-def _tensors(layer: Layer, method: Method) -> dict[str, str]:
-    """The outputs of ``layer`` that ``method`` reads."""
-    names = {"activations": layer.activations, "gradients": layer.gradients}
-    return {kind: names[kind] for kind in method.needs if kind in names}
-
-
-def _explained(file: File, run: Rows) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Per row the class (-1: none) and the score that is explained of it."""
-    chosen, image_index = run.targets.class_index, run.targets.image_index
-    if SCORE in run.arrays:
-        scores = run.arrays[SCORE].astype(np.float32, copy=False)
-        class_ids = run.arrays.get(CLASS, np.full(len(chosen), NO_CLASS))
-        own = np.array([name is None for name in run.targets.names or [None] * len(chosen)])
-        class_ids = np.where(own, class_ids, NO_CLASS)
-    else:
-        table = run.arrays[file.record.score.output].reshape(len(chosen), -1)
-        # Again, for files that do not record how many classes there are.
-        targets.check(int(chosen.max(initial=0)), table.shape[1])
-        class_ids = np.where(chosen == TOP_CLASS, table.argmax(axis=1), chosen)
-        scores = table[np.arange(len(chosen)), class_ids].astype(np.float32, copy=False)
-    if not np.isfinite(scores).all():
-        raise TensorError(
-            f"The score of image {image_index[np.argmin(np.isfinite(scores))]} is not finite: "
-            "the input holds NaN or infinity, or the model overflows."
-        )
-    return class_ids, scores
-
-
-def logits_of(activation: str | None, output: NDArray[Any]) -> NDArray[np.float32]:
-    """(R, K) what is before the output's activation, up to a constant per row."""
-    table = output.reshape(len(output), -1).astype(np.float32, copy=False)
-    tiny = np.finfo(np.float32).tiny
-    if activation == "softmax":
-        return np.log(np.maximum(table, tiny))
-    if activation == "sigmoid":
-        return np.log(np.maximum(table, tiny)) - np.log(np.maximum(1 - table, np.finfo(np.float32).eps))
-    return table
-
-
-def _finer(
-    file: File,
-    wanted: Targets,
-    class_ids: NDArray[np.int64],
-    logits: NDArray[np.float32],
-    scores: NDArray[np.float32],
-) -> tuple[Targets, NDArray[np.float32]]:
-    """The rows with the weights that follow from the scores, and the differences that these weigh."""
-    seed = targets.own_seed(file.record.score)
-    sizes = [n if isinstance(n, int) else -1 for n in seed.shape[1:]]
-    feeds, scores = list(wanted.feeds or ({},) * len(class_ids)), scores.copy()
-    for row, finer in enumerate(wanted.finer):
-        if finer is not None:
-            weights, scores[row] = targets.finer_weights(logits[row], int(class_ids[row]), finer)
-            feeds[row] = {**feeds[row], seed.input: weights.reshape(sizes)}
-    return replace(wanted, feeds=tuple(feeds), finer=()), scores
 
 
 def _maps(
@@ -374,7 +135,9 @@ def _maps(
         if method.runs:
             given = _runners(file, feeds, asked, run, layer, request)
         else:
-            given = {k: run.arrays[name] for k, name in (_tensors(layer, method) if layer else {}).items()}
+            given = {
+                k: run.arrays[name] for k, name in (answers.tensors(layer, method) if layer else {}).items()
+            }
         if request.channels is not None:
             given = {
                 k: _chosen(t, request.channels, layer.name if layer else "", axis=0 if method.runs else 1)
@@ -487,7 +250,7 @@ def _moments(
         for k in range(samples):
             fed = {**feeds, file.image.name: smoothing.noisy(x, sigma, seed + k)}
             layouts = {layer.gradients: layer.layout}
-            run = _rows(file, fed, asked, [layer.gradients], layouts, request.passes)
+            run = answers.rows_of_targets(file, fed, asked, [layer.gradients], layouts, request.passes)
             g = run.arrays[layer.gradients]
             if request.channels is not None:
                 g = g[:, list(request.channels)]

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from . import blackbox, evidence, fused, methods, postprocess, preprocess, rows, smoothing, targets
 from . import feeds as inputs
 from . import images as photos
+from .answers import NO_CLASS
 from .blackbox import Judge
 from .contract import CHOSEN_BOX, EMBEDDING, SCORE, Fused, Layer, Preprocess, Record
 from .errors import InputError, MethodError, TensorError, UnknownLayer, nearest
-from .evidence import NO_CLASS, Evidence, Request
+from .evidence import Evidence
 from .grids import channel_axis
 from .methods import Method
 from .perturbation import Passes, Progress
 from .providers import Provider
+from .request import File, Request
 from .result import Explanation
 from .session import Node
 from .smoothing import Smooth
@@ -105,7 +107,7 @@ class Explainer:
         self._image = inputs.image_input(self._session.inputs, self.record.preprocess)
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
         tail = functools.cache(lambda layer: Tail(model, self.record, layer, **how))
-        self._file = evidence.File(self._session, self._image, self._channels(), max_batch, tail)
+        self._file = File(self._session, self._image, self._channels(), max_batch, tail)
 
     def placement(self) -> dict[str, tuple[Node, ...]] | None:
         """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
@@ -151,7 +153,8 @@ class Explainer:
 
         Raises:
             ImageError, TargetError, MethodError, UnknownLayer: see each.
-            InputError: the file records no preprocessing, or has inputs besides the image.
+            InputError: the file records no preprocessing, or has inputs besides the image; progress cannot
+                be called.
         """
         how = self.preprocess
         image = self._file.image
@@ -297,6 +300,10 @@ class Explainer:
     ) -> Request:
         chosen = method if isinstance(method, Method) else methods.get(method)
         chosen.check(options)
+        if progress is not None and not callable(progress):
+            raise InputError(
+                f"progress is {progress!r}; it is called with the number of runs done and known of."
+            )
         wanted = targets.resolve(target, count, self._count, self.labels, self.record.score)
         if chosen.finer is not None:
             wanted = targets.refined(wanted, chosen.finer, self.record.score)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import paint, preprocess, rows
+from .answers import logits_of
 from .errors import BadTail, InputError, TensorError
-from .evidence import logits_of
 from .explainer import Explainer
 from .folder import encoded, file_stem, write_whole
 from .grids import put_back

@@ -7,9 +7,11 @@ import onnx
 import pytest
 
 from onnxcam import Explainer, methods
+from onnxcam.answers import logits_of
 from onnxcam.contract import Score, Seed
 from onnxcam.errors import TargetError
-from onnxcam.targets import Contrast, Finer, finer_weights, refined, resolve
+from onnxcam.smoothing import Noise
+from onnxcam.targets import Contrast, Finer, Weights, finer_weights, refined, resolve
 
 from .. import nets
 
@@ -170,9 +172,24 @@ def test_another_method_can_be_finer(explainer):
     layer = explainer.explain_tensor(x, "layercam", Finer(3, [1], 1.0, mean=True))
     contrast = explainer.explain_tensor(x, "layercam", Contrast(3, 1))
     np.testing.assert_allclose(layer.maps, contrast.maps, atol=1e-6)
-    smoothed = explainer.explain_tensor(x, "finercam", smooth="tta")
-    assert smoothed.heatmaps.max() > 0
     assert methods.get("finercam").finer == {"references": 3, "weight": 1.0}
+
+
+@pytest.mark.parametrize("smooth", ["tta", Noise(3, 0.3)], ids=["tta", "noise"])
+def test_changed_copies_are_asked_for_the_weights_of_the_unchanged_image(explainer, smooth):
+    """The derivative of one and the same functional is averaged, whatever the copies themselves score."""
+    x = np.random.default_rng(2).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    plain = explainer.explain_tensor(x, "finercam")
+    y = plain.outputs["y"].astype(np.float32)
+    logits = logits_of(explainer.record.score.activation, y)
+    functionals = [
+        Weights(finer_weights(logits[i], int(of), Finer(int(of)))[0]) for i, of in enumerate(plain.class_ids)
+    ]
+    expected = explainer.explain_tensor(x, target=functionals, smooth=smooth).maps
+    found = explainer.explain_tensor(x, "finercam", smooth=smooth)
+    np.testing.assert_allclose(found.maps, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(found.maps - plain.maps).max() > 1e-2 * np.abs(plain.maps).max()
+    assert found.class_ids.tolist() == plain.class_ids.tolist()
 
 
 @pytest.fixture(scope="module")

@@ -336,3 +336,8 @@ def test_options_reach_the_method(tiny):
         np.testing.assert_allclose(
             result.maps, methods.get("fem")(activations=a, k=k), atol=1e-3 * np.abs(result.maps).max()
         )
+
+
+def test_progress_is_called(tiny):
+    with pytest.raises(InputError, match=r"^progress is 5; it is called with the number of runs done and kn"):
+        opened(tiny()).explain_tensor(tiny().x(), progress=5)
