@@ -15,7 +15,6 @@ import functools
 import json
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+from models import build, export_plain
 from overhead import JOBS, Job, machine, options, ratio
 
 from onnxcam.export import export_torch
@@ -58,18 +57,7 @@ def measure(job: Job, method: str, batches: Sequence[int], pairs: int, threads: 
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "plain.onnx")
-        with warnings.catch_warnings(action="ignore"):
-            program = torch.onnx.export(
-                model,
-                (torch.randn(2, 3, 224, 224),),
-                dynamo=True,
-                opset_version=18,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-        program.save(path)
-        plain = session(path)
+        plain = session(export_plain(model, Path(folder, "plain.onnx")))
         files = []
         for wanted in FILES.values():
             path = Path(folder, "model.cam.onnx")

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+from models import build, export_plain
 from overhead import machine, options, ratio
 
 import onnxcam
@@ -38,12 +38,9 @@ def measure(name: str, layer: str, pairs: int, threads: int, batch: int) -> str:
     model, x = build(name), np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     how: dict[str, Any] = {"session_options": options(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        plain_path = Path(folder, "plain.onnx")
+        plain_path = export_plain(model, Path(folder, "plain.onnx"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model, (torch.from_numpy(x),), dynamo=True, opset_version=18, verbose=False
-            ).save(plain_path)
             files = [Path(folder, f"{way}.cam.onnx") for way in ("whole", "local")]
             with mock.patch.object(tails, "add_local_way", return_value=False):
                 export_torch(model, torch.from_numpy(x), files[0], layer, tail=True)

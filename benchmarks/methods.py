@@ -7,7 +7,8 @@ that of plain inference of the plain export: A and B take turns, medians of pair
 file for hundreds of copies are timed on 64 of them and scaled to their number, which is printed.
 
 ``--peers``: Ablation-CAM and Score-CAM in full, ours and pytorch-grad-cam's, in one run (15 minutes).
-``--memory``: the peak resident memory of a process that runs RISE with 100, 1,000 and 10,000 masks.
+``--memory``: the peak resident memory of a process that runs RISE with 100, 1,000 and 10,000 masks, and
+Score-CAM with 100 and with all 960 channels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+from models import build, export_plain
 from overhead import machine, options, timed
 
 import onnxcam
@@ -60,14 +60,7 @@ def write(model: Any, layer: str, folder: Path) -> Files:
     import torch
 
     example = torch.randn(1, 3, 224, 224)
-    plain = folder / "plain.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model, (torch.randn(2, 3, 224, 224),), dynamo=True, opset_version=18, verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
-    program.save(plain)
+    plain = export_plain(model, folder / "plain.onnx")
     seeded = folder / "model.cam.onnx"
     export_torch(model, example, seeded, layer, {"seed": True}, tail=True)
     inside = {}
@@ -182,7 +175,7 @@ MEMORY = """
 import resource, sys, numpy as np, onnxcam
 explainer = onnxcam.Explainer(sys.argv[1], "cpu", session_options={"intra_op_num_threads": 1})
 x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-explainer.explain_tensor(x, "rise", 7, masks=int(sys.argv[2]))
+explainer.explain_tensor(x, sys.argv[2], 7, **{sys.argv[3]: int(sys.argv[4])})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -194,11 +187,13 @@ def memory() -> None:
         import torch
 
         export_torch(build("mobilenet_v3_large"), torch.randn(1, 3, 224, 224), path, "features")
-        for count in (100, 1_000, 10_000):
-            ran = subprocess.run(
-                [sys.executable, "-c", MEMORY, path, str(count)], check=True, capture_output=True, text=True
-            )
-            print(f"RISE, MobileNetV3-Large, {count:6,} masks: peak {float(ran.stdout):.0f} MiB", flush=True)
+        wanted = [("rise", "masks", n) for n in (100, 1_000, 10_000)]
+        wanted += [("scorecam", "top", n) for n in (100, 960)]
+        for name, option, count in wanted:
+            command = [sys.executable, "-c", MEMORY, path, name, option, str(count)]
+            ran = subprocess.run(command, check=True, capture_output=True, text=True)
+            peak = float(ran.stdout)
+            print(f"{name}, MobileNetV3-Large, {count:6,} masks: peak {peak:.0f} MiB", flush=True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,20 @@ def build(name: str, seed: int = 0, **fields: Any) -> Any:
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.75, 1.25)
     return model.eval()
+
+
+def export_plain(model: Any, path: Path) -> Path:
+    """Write the file that PyTorch's exporter makes of a network, for any number of images of 224 × 224."""
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            model,
+            (torch.randn(2, 3, 224, 224),),
+            dynamo=True,
+            opset_version=18,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    program.save(path)
+    return path

@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from onnxcam.contract import activations_name, gradients_name
 from onnxcam.export import export_torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+from models import build, export_plain
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,7 @@ def measure(job: Job, batches: Sequence[int], pairs: int, threads: int, peer: bo
     model = build(job.name)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        plain_path = Path(folder, "plain.onnx")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model,
-                (torch.randn(2, 3, 224, 224),),
-                dynamo=True,
-                opset_version=18,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-        program.save(plain_path)
+        plain_path = export_plain(model, Path(folder, "plain.onnx"))
         plain = onnxruntime.InferenceSession(plain_path, options(threads), providers=["CPUExecutionProvider"])
         name = plain.get_inputs()[0].name
         for layer in job.layers:

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import build
+from models import build, export_plain
 from overhead import machine
 
 NEEDED = "import numpy, cv2, onnxruntime"
@@ -49,22 +49,12 @@ def import_ratio(runs: int) -> float:
 
 def rewrite_seconds(runs: int) -> tuple[float, float]:
     """Seconds to rewrite ResNet-50 at its last layer, verified; and the growth of the file in percent."""
-    import torch
 
     from onnxcam.export import rewrite_onnx
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        source = Path(folder, "resnet50.onnx")
-        program = torch.onnx.export(
-            build("resnet50"),
-            (torch.randn(2, 3, 224, 224),),
-            dynamo=True,
-            opset_version=18,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-        program.save(source)
+        source = export_plain(build("resnet50"), Path(folder, "resnet50.onnx"))
         reports = [rewrite_onnx(source, Path(folder, "resnet50.cam.onnx")) for _ in range(runs)]
         growth = 100 * (reports[0].bytes / reports[0].source_bytes - 1)
         return statistics.median(r.seconds for r in reports), growth
