@@ -37,7 +37,10 @@ class FuseSpec:
     Attributes:
         method: its name.
         layers: of the file's; None: all of them.
-        size: ``input``: as large as the model's input; ``layer``: as the layer's grid, or the largest.
+        size: ``input``: as large as the model's input; ``layer``: as the layer's grid, or the largest. None:
+            ``input`` of scaled maps, ``layer`` of raw ones. A host that makes a heatmap of a raw map drops
+            negative evidence and scales before it enlarges (:func:`onnxcam.postprocess.pipeline`), as the
+            file does with a scaled one; of a raw map that was enlarged first it makes another.
         scaled: whether negative evidence is dropped and each image's map scaled to [0, 1]; if not, the map is
             the method's own, in the score's units, and of one layer.
         fuse: how several layers' maps become one; None: as the method has it.
@@ -45,7 +48,7 @@ class FuseSpec:
 
     method: str
     layers: tuple[str, ...] | None = None
-    size: Size = "input"
+    size: Size | None = None
     scaled: bool = True
     fuse: str | None = None
 
@@ -104,7 +107,7 @@ def _checked(spec: FuseSpec) -> FuseSpec:
         raise MethodError(
             f"The method '{method.name}' cannot be computed inside a file. {reason} These can: {can}."
         )
-    if spec.size not in get_args(Size):
+    if spec.size is not None and spec.size not in get_args(Size):
         raise MethodError(f"The size of a fused map is 'layer' or 'input', not {spec.size!r}.")
     return dataclasses.replace(spec, fuse=method.fuse if spec.fuse is None else spec.fuse)
 
@@ -140,7 +143,8 @@ def _add(scene: Scene, spec: FuseSpec) -> TracedMap:
             tensors: dict[str, Given] = {need: PROVIDERS[need](scene, site) for need in method.needs}
             given.append(tensors)
             raw.append(_raw(op, xp, method, tensors))
-        size, dims = _size(scene, raw, spec.size)
+        wanted: Size = spec.size or ("input" if spec.scaled else "layer")
+        size, dims = _size(scene, raw, wanted)
         resize = functools.partial(linear, xp=xp)
         if spec.scaled:
             made = pipeline(raw, size, method.rectify, spec.fuse or "mean", xp=xp, resize=resize)
@@ -152,7 +156,7 @@ def _add(scene: Scene, spec: FuseSpec) -> TracedMap:
     like = ir.Value(type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((batch, *dims)))
     op.graph.outputs.append(op.output(made, name, like))
     layers = tuple(site.name for site in sites if site is not None)
-    fused = Fused(method.name, name, layers, spec.size, spec.scaled, spec.fuse or "mean")
+    fused = Fused(method.name, name, layers, wanted, spec.scaled, spec.fuse or "mean")
     return TracedMap(fused, tuple(given))
 
 

@@ -393,6 +393,23 @@ def test_maps_as_the_method_gives_them_are_scaled_over_the_batch(tmp_path):
     np.testing.assert_allclose(told.heatmaps, found.heatmaps, atol=1e-5)
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "activation_mean"])
+def test_the_hosts_heatmap_is_the_same_whatever_the_file_holds(tmp_path, method, scaled):
+    """Raw maps are of the layer's size unless another is named, so that they are enlarged last."""
+    x = noise(2, 3, 8, 8, seed=5)
+    _, whole = rewritten(residual(), tmp_path, layers="r")
+    expected = onnxcam.Explainer(whole, "cpu").explain_tensor(x, method)
+    report, path = rewritten(
+        residual(), tmp_path, layers="r", fuse={"method": method, "scaled": scaled}, maps_only=True
+    )
+    assert [f.size for f in report.record.fused] == ["input" if scaled else "layer"]
+    told = onnxcam.Explainer(path, "cpu").explain_tensor(x, method)
+    np.testing.assert_allclose(told.heatmaps, expected.heatmaps, rtol=0, atol=1e-5)
+    if not scaled:
+        np.testing.assert_allclose(told.maps, expected.maps, rtol=1e-4, atol=1e-6)
+
+
 # -- what cannot be -----------------------------------------------------------------------------------
 
 
