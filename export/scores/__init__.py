@@ -46,16 +46,42 @@ def find_score(
         labels: the classes' names; the first may be that of a background.
 
     Raises:
-        ScoreError: unknown, several and none named, not floating-point, or not of the task's shape.
+        ScoreError: unknown, several and none named, not floating-point, not of the task's shape, or fields
+            that the task does not have.
     """
     spec = as_spec(score, probability)
-    if spec.background is None and labels and str(labels[0]).strip("_ ").casefold() == "background":
-        spec = dataclasses.replace(spec, background=0)
     task = spec.task or _task(graph, spec)
-    if spec.rest and task != "classification":
-        raise ScoreError(f"The residual softmax score (rest) is of classifiers; the task is {task}.")
+    _refuse_fields_of_others(spec, task)
+    first = str(labels[0]).strip("_ ").casefold() if labels else ""
+    if task == "segmentation" and spec.background is None and first == "background":
+        spec = dataclasses.replace(spec, background=0)
     found = _FINDERS[task](graph, spec)
     return with_seeds(graph, found, spec)
+
+
+#: The fields of a :class:`ScoreSpec` that not every task has, and the tasks that have them.
+_OF_TASKS: dict[str, tuple[Task, ...]] = {
+    "head": ("detection",),
+    "boxes": ("detection",),
+    "box_units": ("detection",),
+    "background": ("segmentation",),
+    "rest": ("classification",),
+    "probability": ("classification", "regression", "segmentation"),
+}
+
+
+def _refuse_fields_of_others(spec: ScoreSpec, task: Task) -> None:
+    for name, tasks in _OF_TASKS.items():
+        value = getattr(spec, name)
+        if value is None or value is False or task in tasks:
+            continue
+        if name == "probability" and isinstance(spec.seed, tuple):
+            continue  # it is of the outputs that take weights, too
+        raise ScoreError(
+            f"There is no `{name}` (`--{name.replace('_', '-')}`) of the task '{task}', which this score "
+            f"is taken for; it belongs to {' and '.join(tasks)}. Leave it out, or name the task that the "
+            f"model does: `task={tasks[0]!r}` (`--task {tasks[0]}`)."
+        )
 
 
 def _task(graph: ir.Graph, spec: ScoreSpec) -> Task:

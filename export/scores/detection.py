@@ -42,6 +42,7 @@ from .found import (
     pick_row,
 )
 
+_WITH_BOXES = ("detr", "rtdetr")  #: heads whose boxes are an output of their own
 _STRIDES = (8, 16, 32)  #: of YOLOX's three grids, in the order of its rows
 
 
@@ -77,7 +78,14 @@ def find(graph: ir.Graph, spec: ScoreSpec) -> FoundScore:
     Without a class or a box the most confident detection is explained. With a box it is the one that fits
     it best (overlap times confidence), of the given class if there is one.
     """
-    head = _HEADS[spec.head or _told(graph, spec)](graph, spec)
+    kind = spec.head or _told(graph, spec)
+    if spec.boxes is not None and kind not in _WITH_BOXES:
+        raise ScoreError(
+            f"The head {kind!r} says where its boxes are, so that there is no output of boxes to name: leave "
+            f"`boxes` (`--boxes`) out, or name another head; those with such an output are "
+            f"{', '.join(_WITH_BOXES)}."
+        )
+    head = _HEADS[kind](graph, spec)
     shares = (spec.box_units or head.units) == "shares"
     size = _image_size(graph) if shares else (1, 1)
 

@@ -88,8 +88,8 @@ def add_fuse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fuse-size",
         choices=("input", "layer"),
-        default="input",
-        help="fused maps as large as the model's input (default), or as the layer",
+        help="fused maps as large as the model's input, or as the layer (default: the input; with --fuse-raw "
+        "the layer)",
     )
     parser.add_argument(
         "--fuse-raw", action="store_true", help="fused maps as the method gives them, not scaled to [0, 1]"
@@ -112,8 +112,18 @@ def add_tail(parser: argparse.ArgumentParser) -> None:
 
 
 def fuse(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What the options of :func:`add_fuse` say, as :func:`onnxcam.export.rewrite_onnx` takes it."""
+    """What the options of :func:`add_fuse` say, as :func:`onnxcam.export.rewrite_onnx` takes it.
+
+    Raises:
+        InputError: options of maps, and no map.
+    """
     how = {"size": args.fuse_size, "scaled": not args.fuse_raw}
+    if not args.fuse and how != {"size": None, "scaled": True}:
+        option = "--fuse-raw" if args.fuse_raw else "--fuse-size"
+        raise InputError(
+            f"{option} says how fused maps are, and no map is fused: name a method with --fuse METHOD "
+            f"(`onnxcam methods` lists those that can be), or leave {option} out."
+        )
     return [{"method": method, **how} for method in args.fuse or ()]
 
 

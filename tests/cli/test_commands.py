@@ -108,6 +108,13 @@ def test_the_source_is_never_overwritten(cli, demo_file, how):
         (["{plain}", "--fuse", "gradcma"], "No method 'gradcma'. Nearest: 'gradcam'"),
         (["{plain}", "--fuse", "finercam"], "'finercam' cannot be computed inside a file. It explains"),
         (["{plain}", "--maps-only"], "name a method with fuse= (`--fuse METHOD`)"),
+        (
+            ["{plain}", "--fuse-raw"],
+            "--fuse-raw says how fused maps are, and no map is fused: name a method with --fuse METHOD",
+        ),
+        (["{plain}", "--fuse-size", "input"], "--fuse-size says how fused maps are, and no map is fused"),
+        (["{plain}", "--boxes", "logits"], "There is no `boxes` (`--boxes`) of the task 'classification'"),
+        (["{plain}", "--background", "0"], "`background` (`--background`) of the task 'classification'"),
     ],
     ids=lambda v: " ".join(v[1:]) or v[0] if isinstance(v, list) else None,
 )
@@ -229,6 +236,9 @@ def test_rewrite_and_inspect_of_fused_maps(cli, plain_file, tmp_path):
     assert "gives these maps alone: the layers' tensors are no outputs" in text
     (fused,) = record_of(raw).fused
     assert (fused.size, fused.scaled) == ("layer", False)
+    cli("rewrite", plain_file, "-o", raw, "--fuse", "gradcam", "--fuse-raw", "--maps-only")
+    assert record_of(raw).fused[0].size == "layer"
+    cli("rewrite", plain_file, "-o", raw, *options)
     data = cli("inspect", raw, "--json").data
     assert [o["name"] for o in data["outputs"]] == ["logits", "cam.heatmap.hirescam"]
     assert (data["maps_only"], data["methods"]) == (True, ["hirescam"])

@@ -775,6 +775,37 @@ def test_the_record_of_a_score_survives_json(tmp_path):
             {"task": "embedding"},
             r"The embedding 't' has shape \['N'\]; an embedding is \[N, D\]",
         ),
+        *(
+            (
+                SEGMENTATION,
+                {field: value},
+                rf"no `{field}` \(`--{option}`\) of the task 'segmentation', which this score is taken for; "
+                r"it belongs to detection\. Leave it out, or .* `task='detection'`",
+            )
+            for field, option, value in (("boxes", "boxes", "y"), ("box_units", "box-units", "shares"))
+        ),
+        (
+            nets.cnn(),
+            {"background": 0},
+            r"There is no `background` .* of the task 'classification'.*belongs to segmentation\.",
+        ),
+        (
+            SEGMENTATION,
+            {"task": "segmentation", "head": "yolov8"},
+            r"no `head` .* of the task 'segmentation'",
+        ),
+        (SEGMENTATION, {"rest": True}, r"no `rest` .* of the task 'segmentation'.*belongs to classification"),
+        (
+            EMBEDDING,
+            {"task": "embedding", "probability": True},
+            r"no `probability` .* of the task 'embedding'",
+        ),
+        (
+            YOLOV5,
+            {"head": "yolov5", "boxes": "y"},
+            r"The head 'yolov5' says where its boxes are, .* leave `boxes` \(`--boxes`\) out, or name another"
+            r" head; those with such an output are detr, rtdetr\.",
+        ),
         (TWO_OUTPUTS, {"output": "kind", "seed": "agee"}, r"The model has no output 'agee'\. Nearest: 'age'"),
     ],
 )

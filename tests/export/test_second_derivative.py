@@ -181,8 +181,14 @@ def test_the_residual_softmax_score_is_told(tmp_path):
     ("score", "message"),
     [
         ({"rest": True, "probability": True}, "is made of a classifier's logits"),
-        ({"rest": True, "task": "embedding"}, r"\(rest\) is of classifiers; the task is embedding"),
-        ({"rest": True, "task": "regression"}, r"\(rest\) is of classifiers; the task is regression"),
+        (
+            {"rest": True, "task": "embedding"},
+            r"no `rest` .* of the task 'embedding'.* belongs to classification",
+        ),
+        (
+            {"rest": True, "task": "regression"},
+            r"no `rest` .* of the task 'regression'.* belongs to classification",
+        ),
     ],
     ids=["probability", "embedding", "regression"],
 )
