@@ -25,7 +25,7 @@ from ..errors import ExportError, UnknownLayer, nearest
 from .explainable import add_explanation
 from .from_onnx import OPSET, inline, normalize
 from .fuse import FuseLike, as_specs
-from .layers import AUTO, Names
+from .layers import AUTO, Names, listed
 from .layouts import layouts
 from .notes import notes_on
 from .report import ExportReport
@@ -47,7 +47,7 @@ def export_torch(
     model: nn.Module,
     example_inputs: Inputs,
     target: str | os.PathLike[str],
-    layers: LayerSpec | Sequence[LayerSpec] = AUTO,
+    layers: LayerSpec | Sequence[LayerSpec] | None = AUTO,
     score: str | Mapping[str, Any] | ScoreSpec | None = None,
     *,
     probability: bool = False,
@@ -68,9 +68,9 @@ def export_torch(
             exported in evaluation mode and left as it was.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
         target: where to write; replaced only by a complete, checked file.
-        layers: ``auto``; or a module path (``layer4``, ``features.29``), a module object, or a list of
-            them. A module that is called several times is explained at its last call; ``path#0`` means
-            its first.
+        layers: ``auto`` (or None); or a module path (``layer4``, ``features.29``), a module object, or a
+            list of them. A module that is called several times is explained at its last call; ``path#0``
+            means its first.
         score: what to explain; see :func:`onnxcam.export.rewrite_onnx`.
         probability: explain the probability, not the logit before a final softmax or sigmoid.
         preprocess: a preset's name, a record's fields, or what torchvision (weights or their transforms),
@@ -101,7 +101,8 @@ def export_torch(
     maps_wanted = as_specs(fuse, maps_only)
     _check_model(model)
     args, kwargs = _arguments(model, example_inputs)
-    targets = None if isinstance(layers, str) and layers == AUTO else _targets(model, layers)
+    wanted = listed(layers, (str, nn.Module), "a module path or a module")
+    targets = None if wanted is None else _targets(model, wanted)
     notes: list[str] = []
     if any(m.training for m in model.modules()):
         notes.append("The model was in training mode; it was exported in evaluation mode.")
@@ -214,21 +215,18 @@ def _arguments(model: nn.Module, example: Inputs) -> tuple[tuple[Any, ...], dict
     return args, kwargs
 
 
-def _targets(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> list[Target]:
+def _targets(model: nn.Module, layers: Sequence[LayerSpec]) -> list[Target]:
     """The modules to capture."""
-    listed = [layers] if isinstance(layers, str | nn.Module) else list(layers)
-    if not listed:
-        raise UnknownLayer("No layer was named: pass layers='auto', a module path or a module.")
     modules = dict(model.named_modules(remove_duplicate=False))
     targets = []
-    for layer in listed:
+    for layer in layers:
         if isinstance(layer, nn.Module):
             path = next((p for p, m in modules.items() if m is layer), None)
             if path is None:
                 raise UnknownLayer(f"The given {type(layer).__name__} is not a module of this model.")
             targets.append(Target(path or type(layer).__name__, path))
             continue
-        path, _, call = str(layer).partition("#")
+        path, _, call = layer.partition("#")
         if path not in modules or (call and not call.isdigit()):
             known = [p for p in modules if p]
             raise UnknownLayer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,6 +24,7 @@ from ..interpolation import linear
 from ..methods import Method
 from ..postprocess import pipeline
 from .gradients.builder import Builder, Dims, Var, dims_of
+from .layers import listed
 from .namespace import Traced
 from .needs import PROVIDERS, Given, Scene
 
@@ -70,13 +71,15 @@ def as_specs(fuse: FuseLike | Sequence[FuseLike] | None, maps_only: bool = False
     Raises:
         MethodError: an unknown method, one that cannot be computed inside a file, an unknown field or value,
             or nothing to fuse for a file of ``maps_only``.
+        UnknownLayer: layers that are no names.
     """
-    listed = [fuse] if isinstance(fuse, str | Mapping | FuseSpec) else list(fuse or ())
-    if maps_only and not listed:
+    one = isinstance(fuse, str | Mapping | FuseSpec) or not isinstance(fuse, Iterable | None)
+    specs = [fuse] if one else list(fuse or ())
+    if maps_only and not specs:
         raise MethodError(
             "A file that gives maps alone needs to know which: name a method with fuse= (`--fuse METHOD`)."
         )
-    return tuple(_checked(_spec(one)) for one in listed)
+    return tuple(_checked(_spec(spec)) for spec in specs)
 
 
 def _spec(one: FuseLike) -> FuseSpec:
@@ -92,11 +95,7 @@ def _spec(one: FuseLike) -> FuseSpec:
             )
     if "method" not in one:
         raise MethodError("A fused map needs a method: fuse={'method': 'gradcam', ...}.")
-    fields = dict(one)
-    if fields.get("layers") is not None:
-        layers = fields["layers"]
-        fields["layers"] = (layers,) if isinstance(layers, str) else tuple(layers)
-    return FuseSpec(**fields)
+    return FuseSpec(**one)
 
 
 def _checked(spec: FuseSpec) -> FuseSpec:
@@ -109,7 +108,12 @@ def _checked(spec: FuseSpec) -> FuseSpec:
         )
     if spec.size is not None and spec.size not in get_args(Size):
         raise MethodError(f"The size of a fused map is 'layer' or 'input', not {spec.size!r}.")
-    return dataclasses.replace(spec, fuse=method.fuse if spec.fuse is None else spec.fuse)
+    layers = listed(spec.layers)
+    return dataclasses.replace(
+        spec,
+        layers=None if layers is None else tuple(layers),
+        fuse=method.fuse if spec.fuse is None else spec.fuse,
+    )
 
 
 def add_maps(scene: Scene, specs: Sequence[FuseSpec]) -> tuple[TracedMap, ...]:

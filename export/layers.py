@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,30 @@ def list_layers(
     model = normalize(model)
     found = find_score(model.graph, score, probability)
     return candidates(model.graph, found, names, layouts(model.graph))
+
+
+def listed(layers: Any, kinds: tuple[type, ...] = (str,), called: str = "a name") -> list[Any] | None:
+    """The layers that ``layers`` asks for; None for the automatic one.
+
+    Args:
+        layers: ``auto`` or None; or one layer or several.
+        kinds: of what type a layer is.
+        called: these types in words.
+
+    Raises:
+        UnknownLayer: no layer, or what is of another type.
+    """
+    if layers is None or (isinstance(layers, str) and layers == AUTO):
+        return None
+    one = isinstance(layers, (*kinds, bytes, Mapping)) or not isinstance(layers, Iterable)
+    found = [layers] if one else list(layers)
+    instead = f"pass layers='auto', {called} or a list of them. `onnxcam layers MODEL` lists those of a file."
+    if not found:
+        raise UnknownLayer(f"No layer was named: {instead}")
+    for layer in found:
+        if not isinstance(layer, kinds):
+            raise UnknownLayer(f"A layer is {called}, not {layer!r}: {instead}")
+    return found
 
 
 def candidates(graph: ir.Graph, found: FoundScore, names: Names, known: Layouts) -> list[Candidate]:

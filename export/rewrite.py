@@ -21,7 +21,7 @@ from .from_onnx import inline, input_named, load, normalize, sha256
 from .fuse import FuseLike, as_specs
 from .gradients.builder import dims_of
 from .gradients.quantized import QUANTIZING, is_real, quantization, readable
-from .layers import AUTO, Names, candidates, differentiable_layers
+from .layers import AUTO, Names, candidates, differentiable_layers, listed
 from .layouts import Layouts, layouts
 from .notes import copied_bytes as copied_bytes
 from .notes import notes_on
@@ -36,7 +36,7 @@ from .verify_maps import compare_maps, complete, tensors_of
 def rewrite_onnx(
     source: str | os.PathLike[str] | bytes,
     target: str | os.PathLike[str],
-    layers: str | Sequence[str] = AUTO,
+    layers: str | Sequence[str] | None = AUTO,
     score: str | Mapping[str, Any] | ScoreSpec | None = None,
     *,
     probability: bool = False,
@@ -56,7 +56,7 @@ def rewrite_onnx(
         source: the file's path or bytes; one that is explainable already is stripped first, and its
             preprocessing and labels are kept where none are given.
         target: where to write; replaced only by a complete, checked file.
-        layers: ``auto``, or one or more names: a module path, a node's or a tensor's.
+        layers: ``auto`` (or None), or one or more names: a module path, a node's or a tensor's.
         score: what to explain: an output, or the fields of a :class:`onnxcam.export.ScoreSpec`, such as
             ``{"task": "detection", "head": "yolox"}`` or ``{"seed": True}``. A lone output needs no name,
             and its shape tells classes from segmentation maps.
@@ -89,7 +89,7 @@ def rewrite_onnx(
         OutputError: the target cannot be written.
     """
     started = time.perf_counter()
-    maps_wanted = as_specs(fuse, maps_only)
+    maps_wanted, wanted = as_specs(fuse, maps_only), listed(layers)
     model = load(source)
     source_bytes = len(source) if isinstance(source, bytes) else _size_on_disk(Path(source), model)
     if KEY in model.metadata_props:
@@ -100,9 +100,6 @@ def rewrite_onnx(
         model = strip(model)
     inline(model)  # what is inside a function can be named, too
     names = Names(model.graph)
-    wanted = None if layers == AUTO else [layers] if isinstance(layers, str) else list(layers)
-    if wanted == []:
-        raise UnknownLayer("No layer was named: pass layers='auto' or a name of `onnxcam layers MODEL`.")
     for name in example_inputs or {}:
         input_named(model.graph, name)
     tensors = None if wanted is None else {name: names.resolve(name) for name in wanted}
@@ -176,13 +173,13 @@ def choose(
         ShapeUnknown: the tensor's shape is not known.
     """
     if tensors is None:
-        listed = candidates(graph, score, names, known)
-        if not listed:
+        found = candidates(graph, score, names, known)
+        if not found:
             raise UnknownLayer(
                 "No tensor with a spatial grid lies between the inputs and the score, so there is no layer "
                 f"to choose.{_unknown_from(graph)} Name one with `layers=` (`--layer`) if you know better."
             )
-        tensors = {listed[0].name: listed[0].tensor}
+        tensors = {found[0].name: found[0].tensor}
     values = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
     read = readable(graph)
     chosen = {}

@@ -175,7 +175,9 @@ def test_a_tuple_of_tensors_is_captured_at_its_first(image, tmp_path):
     [
         ("rellu", r"The model has no module 'rellu'\. Nearest: 'relu'"),
         ("twice#x", r"The model has no module 'twice#x'\. Nearest: 'twice'"),
-        ([], r"No layer was named"),
+        ([], r"No layer was named: pass layers='auto', a module path or a module or a list of them"),
+        (5, r"A layer is a module path or a module, not 5: pass"),
+        (["relu", 0], r"A layer is a module path or a module, not 0: pass"),
         (nn.ReLU(), r"The given ReLU is not a module of this model"),
         ("fc", r"The layer 'fc' has shape \['batch', 5\], in which no spatial grid is known"),
     ],

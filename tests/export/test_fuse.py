@@ -435,6 +435,9 @@ def test_what_can_be_fused_and_what_cannot():
         ({"fuse": {"method": "gradcam", "sizes": "layer"}}, MethodError, "no field 'sizes'. Nearest: 'size'"),
         ({"fuse": {"size": "layer"}}, MethodError, "A fused map needs a method"),
         ({"fuse": {"method": "gradcam", "size": 7}}, MethodError, "is 'layer' or 'input', not 7"),
+        ({"fuse": 7}, MethodError, "No method 7"),
+        ({"fuse": {"method": "gradcam", "layers": 7}}, UnknownLayer, "A layer is a name, not 7"),
+        ({"fuse": FuseSpec("gradcam", "qq")}, UnknownLayer, "does not explain a layer 'qq'"),
         ({"fuse": {"method": "gradcam", "layers": "q"}}, UnknownLayer, "does not explain a layer 'q'"),
         (
             {"fuse": {"method": "gradcam", "scaled": False}},

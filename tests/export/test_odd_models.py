@@ -316,11 +316,12 @@ def test_every_layer_that_is_listed_can_be_named(tmp_path):
     )
     names = [layer.name for layer in list_layers(model)]
     assert len(names) == 6
+    assert [layer.name for layer in explained(model, tmp_path)[0].layers] == names[:1]
     record, got = explained(model, tmp_path, layers=names)
     assert [layer.name for layer in record.layers] == names
     # q = u + sigmoid(u)
     gradients = {layer.tensor: got[layer.gradients] for layer in record.layers}
-    u = got["cam.activations.u"]
+    u = got[next(layer.activations for layer in record.layers if layer.tensor == "u")]
     slope = 1 + np.exp(-u) / (1 + np.exp(-u)) ** 2
     np.testing.assert_allclose(gradients["u"], gradients["q"] * slope, rtol=1e-4)
 
@@ -475,7 +476,7 @@ def test_rewrites_of_one_target_at_once_do_not_mix(tmp_path, scores):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"layers": []}, UnknownLayer, r"No layer was named: pass layers='auto' or a name"),
+        ({"layers": []}, UnknownLayer, r"No layer was named: pass layers='auto', a name or a list"),
         ({"example_inputs": {"z": X}}, ModelError, r"The model has no input 'z'; its inputs are 'x'"),
         ({"labels": "abcde"}, ModelError, r"The labels must be a list of strings, one for each class"),
         ({"labels": [1, 2, 3, 4, 5]}, ModelError, r"The labels must be a list of strings"),

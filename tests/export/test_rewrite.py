@@ -375,6 +375,14 @@ def test_missing_external_data(tmp_path):
     [
         ({"layers": "rr"}, UnknownLayer, r"The model has no layer 'rr'\. Nearest: 'r'"),
         ({"layers": "w"}, UnknownLayer, r"has no layer 'w'"),
+        *(
+            (
+                {"layers": wrong},
+                UnknownLayer,
+                rf"^A layer is a name, not {told}: pass layers='auto', a name or a list of them\. `onnxcam",
+            )
+            for wrong, told in ((7, "7"), (["r", None], "None"), (b"r", "b'r'"), ({"r": 1}, r"\{'r': 1\}"))
+        ),
         (
             {"layers": "y"},
             UnknownLayer,
@@ -421,6 +429,12 @@ def test_options_that_do_not_fit(tmp_path, options, error, message):
 def test_scores_that_cannot_be_explained(tmp_path, net, message):
     with pytest.raises(ScoreError, match=message):
         rewrite(net, tmp_path)
+
+
+def test_layers_that_are_none_are_the_automatic_one(tmp_path):
+    asked, _ = rewrite(nets.cnn(), tmp_path, layers=None)
+    left_out, _ = rewrite(nets.cnn(), tmp_path)
+    assert asked.record.layers == left_out.record.layers
 
 
 def test_an_integer_output_named_as_score(tmp_path):
