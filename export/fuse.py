@@ -73,8 +73,9 @@ def as_specs(fuse: FuseLike | Sequence[FuseLike] | None, maps_only: bool = False
             or nothing to fuse for a file of ``maps_only``.
         UnknownLayer: layers that are no names.
     """
-    one = isinstance(fuse, str | Mapping | FuseSpec) or not isinstance(fuse, Iterable | None)
-    specs = [fuse] if one else list(fuse or ())
+    given: Any = () if fuse is None else fuse
+    one = isinstance(given, str | Mapping | FuseSpec) or not isinstance(given, Iterable)
+    specs = [given] if one else list(given)
     if maps_only and not specs:
         raise MethodError(
             "A file that gives maps alone needs to know which: name a method with fuse= (`--fuse METHOD`)."
