@@ -39,10 +39,13 @@ behind (
 }
 """
 
-#: x ⊙ mask, broadcast: channels (K, C, 1, 1) or cells (K, 1, h, w) of a layer's activations.
+#: x ⊙ weights, and x where it is no grid's (see onnxcam.weighted). Of any rank: the layer's own axes.
 TIMES = """
 <ir_version: 8, opset_import: ["": 18], producer_name: "onnxcam">
-times (float[1, C, H, W] x, float[K, c, h, w] masks) => (float[K, C, H, W] copies) { copies = Mul(x, masks) }
+times (float x, float weights, bool grid) => (float copies) {
+    product = Mul(x, weights)
+    copies = Where(grid, product, x)
+}
 """
 
 GRAPHS = {"behind.onnx": BEHIND, "times.onnx": TIMES}

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import postprocess, rows
+from . import postprocess, rows, weighted
 from .contract import (
     BOX,
     CHOICES,
@@ -30,12 +30,13 @@ from .contract import (
 )
 from .errors import TensorError
 from .feeds import shape_of
-from .grids import put_back
+from .grids import channels_first, put_back
 from .rows import Rows
 from .session import Session, TensorInfo
 from .softmax import softmax
-from .tail import Patches, Tail
+from .tail import Patches, Tail, rows_of
 from .targets import Targets
+from .weighted import Repeat, Weigh
 
 Array: TypeAlias = NDArray[np.float32]
 Make: TypeAlias = Callable[[slice], Array]  #: the copies, or masks, of a part of them
@@ -293,31 +294,103 @@ class TailScorer:
 
         return self.copies.scored(run, count, of)
 
-    def patched(
-        self, make: Callable[[slice], Patches], count: int, base: Array, *, of: Of = "output"
-    ) -> Array:
-        """Scores of activations that are ``base`` but in some cells.
+    def times(self, weights: Make, count: int, *, of: Of = "output") -> Array:
+        """Scores of weighted activations: A ⊙ w.
 
-        Where the tail can, it computes for each copy what those cells reach, and the rest once.
+        Where the tail runs on a device, the activations cross to it once, and weights alone after that.
 
         Args:
-            make: the cells of a part, whose copies are counted from 0.
+            weights: those of a part, float32 of a shape that broadcasts to (K, C, ...grid): (K, C, 1, 1) of
+                channels, (K, 1, h, w) of cells; what is no grid's (a class token) stays as it is.
             count: how many copies there are.
-            base: (C, ...grid).
             of: see :meth:`Scorer.inputs`.
 
         Returns:
             (count, T) float32.
+
+        Raises:
+            TensorError: weights that do not fit.
         """
-        if not self.tail.local:
-            return self(lambda part: _filled(base, make(part)), count, of=of)
-        whole = self._put_back(base[None])
 
         def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
-            patches = make(part)
-            return self._fetch(part, lambda feeds: self.tail.local_scores(whole, patches, self.sides, feeds))
+            k = part.stop - part.start
+            copies = self._weigh(self._fitting(weights(part), k))
+            sides = self._sides(k)
+            return self._fetch(part, lambda feeds: self.tail.scores(copies, sides, feeds))
+
+        return self.copies.scored(run, count, of)
+
+    def alone(self, *, of: Of = "output") -> Array:
+        """Scores of the activations where one cell of the grid keeps its own and the others are zero.
+
+        Where the tail can, it computes for each cell what that reaches, and the rest once.
+
+        Args:
+            of: see :meth:`Scorer.inputs`.
+
+        Returns:
+            (cells, T) float32, the cells row by row.
+        """
+        grid = self._cells.shape[1:]
+        columns = self._cells.reshape(len(self._cells), -1).T
+        count = len(columns)
+        if not self.tail.local:
+
+            def one(part: slice) -> Array:
+                cells = np.eye(part.stop - part.start, count, part.start, dtype=np.float32)
+                return cells.reshape(-1, 1, *grid)
+
+            return self.times(one, count, of=of)
+        nothing, sides = self._weigh(np.zeros((1,) * (1 + self._cells.ndim), np.float32)), self._sides(1)
+
+        def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
+            at = np.arange(part.start, part.stop)
+            cells = Patches(at - part.start, at, columns[at])
+            return self._fetch(part, lambda feeds: self.tail.local_scores(nothing, cells, sides, feeds))
 
         return replace(self.copies, batch=LOCAL * self.copies.batch).scored(run, count, of)
+
+    @functools.cached_property
+    def _cells(self) -> Array:
+        """(C, ...grid)."""
+        cells: Array = channels_first(self.activations, self.tail.layer.layout)[0]
+        return cells
+
+    @functools.cached_property
+    def _there(self) -> Weigh | None:
+        """What makes copies on the device where the tail runs, if it takes any number of them."""
+        if self.tail.fixed or self.tail.rows != 1:
+            return None
+        return weighted.on_device(self.activations, self.tail.layer.layout, self.tail.session)
+
+    @functools.cached_property
+    def _weigh(self) -> Weigh:
+        return self._there or weighted.on_host(self.activations, self.tail.layer.layout)
+
+    @functools.cached_property
+    def _sides_there(self) -> dict[str, Repeat | None]:
+        per_image = [side.name for side in self.tail.record.sides if side.rows == 1]
+        return {name: weighted.repeated(self.sides[name], self.tail.session) for name in per_image}
+
+    def _sides(self, count: int) -> Mapping[str, Any]:
+        """Of the one image; of each copy, where those are made on the device."""
+        if self._there is None:
+            return self.sides
+        made = {}
+        for side in self.tail.record.sides:
+            repeat, own = self._sides_there.get(side.name), self.sides[side.name]
+            made[side.name] = repeat(count) if repeat else rows_of(own, side.rows, np.zeros(count, np.int64))
+        return made
+
+    def _fitting(self, weights: Array, count: int) -> Array:
+        wanted = (count, *self._cells.shape)
+        fits = weights.ndim == len(wanted) and len(weights) == count
+        if not fits or any(n not in (1, m) for n, m in zip(weights.shape, wanted, strict=True)):
+            raise TensorError(
+                f"The weights of {count} copies of the activations of {self.tail.layer.name!r} have the "
+                f"shape {weights.shape}: they are to be {wanted}, or 1 along any axis but the first."
+            )
+        return weights.astype(np.float32, copy=False)
 
     def _put_back(self, activations: Array) -> NDArray[Any]:
         return put_back(activations, self.tail.layer.layout, self.activations)
@@ -333,14 +406,6 @@ class TailScorer:
             return scores(feeds)[name]
 
         return fetch
-
-
-def _filled(base: Array, patches: Patches) -> Array:
-    """(K, C, ...grid): the base with patches."""
-    count = int(patches.copies.max()) + 1
-    made = np.repeat(base[None], count, axis=0)
-    made.reshape(count, len(base), -1)[patches.copies, :, patches.cells] = patches.values
-    return made
 
 
 def min_max(masks: Array, epsilon: float) -> Array:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .contract import CELLS, PATCHES, WITH_GRADIENTS, Layer, Record
 from .errors import BadTail, TensorError, nearest
+from .feeds import shape_of
 from .session import Session
 
 
@@ -80,14 +81,32 @@ class Tail:
         self._opening = threading.Lock()
 
     @property
+    def session(self) -> Session:
+        """Open; the first use opens it.
+
+        Raises:
+            BadTail: the tail is missing, or belongs to another file.
+        """
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    @property
+    def fixed(self) -> int | None:
+        """How many images one run takes; None: any number."""
+        entries = self.session.inputs[0].shape[0]
+        return entries // self.rows if isinstance(entries, int) else None
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of all outputs."""
-        return tuple(o.name for o in self._session().outputs)
+        return tuple(o.name for o in self.session.outputs)
 
     def scores(
         self,
-        activations: NDArray[Any],
-        sides: Mapping[str, NDArray[Any]] | None = None,
+        activations: Any,
+        sides: Mapping[str, Any] | None = None,
         feeds: Mapping[str, NDArray[Any]] | None = None,
         of: Sequence[int] | NDArray[Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
@@ -95,8 +114,10 @@ class Tail:
 
         Args:
             activations: K copies in the layer's own layout, such as :func:`onnxcam.grids.put_back` gives; in
-                layouts where an image has several entries of the first axis, one copy's after the other's.
-            sides: the outputs of the explainable file that :attr:`sides` names, of one image or several.
+                layouts where an image has several entries of the first axis, one copy's after the other's. An
+                array; or an OrtValue on the session's device, which is run as it is.
+            sides: the outputs of the explainable file that :attr:`sides` names, of one image or several; or
+                OrtValues of as many images as copies.
             feeds: {optional input of the file: one entry for all copies, or one for each}.
             of: (K,) which of the images in ``sides`` each copy is of; None: as many images as copies, or one
                 for all.
@@ -106,15 +127,16 @@ class Tail:
 
         Raises:
             BadTail: the tail is missing, or belongs to another file.
-            TensorError: sides are missing, or something has another shape or number of entries.
+            TensorError: sides are missing, or something has another shape or number of entries; device
+                tensors that would have to be cut or repeated.
             ProviderError: the run fails.
         """
         return self._run(activations, sides or {}, feeds or {}, of, False)
 
     def gradients(
         self,
-        activations: NDArray[Any],
-        sides: Mapping[str, NDArray[Any]] | None = None,
+        activations: Any,
+        sides: Mapping[str, Any] | None = None,
         feeds: Mapping[str, NDArray[Any]] | None = None,
         of: Sequence[int] | NDArray[Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
@@ -123,9 +145,9 @@ class Tail:
 
     def local_scores(
         self,
-        base: NDArray[Any],
+        base: Any,
         patches: Patches,
-        sides: Mapping[str, NDArray[Any]] | None = None,
+        sides: Mapping[str, Any] | None = None,
         feeds: Mapping[str, NDArray[Any]] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """The same as :meth:`scores` gives, where copies differ from a base in some cells alone.
@@ -133,7 +155,7 @@ class Tail:
         What those cells do not reach is computed once, for the base.
 
         Args:
-            base: (1, C, h, w).
+            base: (1, C, h, w), an array, or an OrtValue on the session's device.
             patches: where the K copies differ from it.
             sides: see :meth:`scores`; of one image.
             feeds: see there.
@@ -148,25 +170,25 @@ class Tail:
                 f"What follows the layer {self.layer.name!r} cannot be run on changed cells alone: give "
                 "`scores` the whole activations, or write the file again with this version of onnxcam."
             )
-        session, sides, feeds = self._session(), sides or {}, feeds or {}
+        session, sides, feeds = self.session, sides or {}, feeds or {}
         count = self._check_patches(session, base, patches)
         self._images(sides, 1, None)
         for name, array in feeds.items():
             self._check_feed(session, name, array, count)
         fed = {self.layer.activations: base, **{s: sides[s] for s in self.sides}, **feeds}
         fed |= {PATCHES: patches.values, CELLS: np.stack([patches.copies, patches.cells], axis=1)}
-        fed = {n: np.asarray(a, _dtype(session, n), order="C") for n, a in fed.items()}
+        fed = {n: _fed(session, n, a) for n, a in fed.items()}
         return session.run(fed, [o.name for o in session.outputs if o.name != self.layer.gradients])
 
-    def _check_patches(self, session: Session, base: NDArray[Any], patches: Patches) -> int:
+    def _check_patches(self, session: Session, base: Any, patches: Patches) -> int:
         """K."""
         shape = (1, *session.inputs[0].shape[1:])
         channels, *grid = (n for n in shape[1:] if isinstance(n, int))
         rows = len(patches.cells)
-        if base.shape != shape or patches.values.shape != (rows, channels):
+        if shape_of(base) != shape or patches.values.shape != (rows, channels):
             raise TensorError(
-                f"The base of {self.layer.name!r} has the shape {base.shape}, and {rows} patches the shape "
-                f"{patches.values.shape}: they are to be {shape} and {(rows, channels)}."
+                f"The base of {self.layer.name!r} has the shape {shape_of(base)}, and {rows} patches the "
+                f"shape {patches.values.shape}: they are to be {shape} and {(rows, channels)}."
             )
         copies = np.unique(patches.copies)
         places = patches.copies * int(np.prod(grid)) + patches.cells
@@ -181,41 +203,54 @@ class Tail:
 
     def _run(
         self,
-        activations: NDArray[Any],
-        sides: Mapping[str, NDArray[Any]],
+        activations: Any,
+        sides: Mapping[str, Any],
         feeds: Mapping[str, NDArray[Any]],
         of: Sequence[int] | NDArray[Any] | None,
         with_gradients: bool,
     ) -> dict[str, NDArray[Any]]:
-        session = self._session()
+        session = self.session
         rows = self.rows
-        count, rest = divmod(len(activations), rows)
+        entries = shape_of(activations)[0]
+        count, rest = divmod(entries, rows)
         if rest or not count:
             raise TensorError(
-                f"The activations of {self.layer.name!r} have {len(activations)} entries along their first "
+                f"The activations of {self.layer.name!r} have {entries} entries along their first "
                 f"axis, and each image has {rows}: that is no whole number of copies."
             )
         index = self._images(sides, count, of)
         for name, array in feeds.items():
             self._check_feed(session, name, array, count)
         fetch = [o.name for o in session.outputs if with_gradients or o.name != self.layer.gradients]
-        fixed = session.inputs[0].shape[0]
-        piece = fixed // rows if isinstance(fixed, int) else count
+        piece = self.fixed or count
         parts = []
         for start in range(0, count, piece):
             taken = np.minimum(np.arange(start, start + piece), count - 1)  # the last again where it is short
-            fed = {self.layer.activations: rows_of(activations, rows, taken)}
-            fed |= {s.name: rows_of(sides[s.name], s.rows, index[taken]) for s in self.record.sides}
+            fed = {self.layer.activations: self._taken(activations, rows, taken)}
+            fed |= {s.name: self._taken(sides[s.name], s.rows, index[taken]) for s in self.record.sides}
             fed |= {n: a if len(a) == 1 else a[taken] for n, a in feeds.items()}
-            fed = {n: np.asarray(a, _dtype(session, n), order="C") for n, a in fed.items()}
+            fed = {n: _fed(session, n, a) for n, a in fed.items()}
             fed[WITH_GRADIENTS] = np.array([with_gradients])
             real = min(piece, count - start)
             found = session.run(fed, fetch)
             parts.append({n: a[: len(a) // piece * real] for n, a in found.items()})
         return {n: np.concatenate([p[n] for p in parts]) if len(parts) > 1 else parts[0][n] for n in fetch}
 
+    def _taken(self, value: Any, rows: int, index: NDArray[np.int64]) -> Any:
+        """:func:`rows_of` an array; a device tensor as it is."""
+        if isinstance(value, np.ndarray):
+            return rows_of(value, rows, index)
+        in_order = np.array_equal(index, np.arange(len(index)))
+        if rows and (not in_order or shape_of(value)[0] != rows * len(index)):
+            raise TensorError(
+                f"What follows {self.layer.name!r} takes device tensors as they are, in one run: of as many "
+                f"copies as all else{f' and as the fixed batch, {self.fixed},' if self.fixed else ''} and in "
+                "that order. Give host arrays."
+            )
+        return value
+
     def _images(
-        self, sides: Mapping[str, NDArray[Any]], count: int, of: Sequence[int] | NDArray[Any] | None
+        self, sides: Mapping[str, Any], count: int, of: Sequence[int] | NDArray[Any] | None
     ) -> NDArray[np.int64]:
         """(K,) the image of each copy."""
         for name in self.sides:
@@ -224,7 +259,7 @@ class Tail:
                     f"What follows {self.layer.name!r} reads the output {name!r} of the explainable file, "
                     "too: fetch it with the activations, and give it in sides."
                 )
-        images = {len(sides[s.name]) // s.rows for s in self.record.sides if s.rows}
+        images = {shape_of(sides[s.name])[0] // s.rows for s in self.record.sides if s.rows}
         known = max(images, default=count)
         each = np.zeros(count, np.int64) if known == 1 else np.arange(known)
         index = each if of is None else np.asarray(of, np.int64)
@@ -256,12 +291,6 @@ class Tail:
                 "one for each."
             )
 
-    def _session(self) -> Session:
-        with self._opening:
-            if self._opened is None:
-                self._opened = self._open()
-            return self._opened
-
     def _open(self) -> Session:
         what = f"What follows the layer {self.layer.name!r} lies in {str(self.path)!r}"
         again = "Keep the files of one `onnxcam rewrite --tail` together, or run it again."
@@ -289,6 +318,11 @@ def rows_of(array: NDArray[Any], rows: int, index: NDArray[Any]) -> NDArray[Any]
     rest = array.shape[1:]
     picked: NDArray[Any] = array.reshape(len(array) // rows, rows, *rest)[index]
     return picked.reshape(len(index) * rows, *rest)
+
+
+def _fed(session: Session, name: str, value: Any) -> Any:
+    """An array as the session takes it; a device tensor as it is."""
+    return np.asarray(value, _dtype(session, name), order="C") if isinstance(value, np.ndarray) else value
 
 
 def _dtype(session: Session, name: str) -> Any:

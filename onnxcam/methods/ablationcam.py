@@ -29,22 +29,14 @@ def ablationcam(activations: Array, tail: TailScorer) -> Array:
     Returns:
         M, (T, h, w), one for each target.
     """
-    channels = np.arange(len(activations))
-    copies = np.empty((0, *activations.shape), np.float32)
-    zeroed = channels[:0]
+    count, *grid = activations.shape
 
     def without(part: slice) -> Array:
-        """The activations without a channel each; the copies of the part before are used again."""
-        nonlocal copies, zeroed
-        these = channels[part]
-        if len(copies) < len(these):
-            copies, zeroed = np.repeat(activations[None], len(these), axis=0), channels[:0]
-        copies[np.arange(len(zeroed)), zeroed] = activations[zeroed]
-        copies[np.arange(len(these)), these] = 0
-        zeroed = these
-        return copies[: len(these)]
+        """Weights: 1, but 0 for the channel before the copy's own number; copy 0 is the image itself."""
+        one = np.eye(part.stop - part.start, count, part.start - 1, dtype=np.float32)
+        return (1 - one).reshape(*one.shape, *(1 for _ in grid))
 
-    score = tail(lambda part: activations[None], 1)
-    falls = score - tail(without, len(channels))
+    scores = tail.times(without, 1 + count)
+    score, falls = scores[0], scores[0] - scores[1:]
     weights = falls / np.where(score == 0, 1, np.abs(score))
     return np.tensordot(weights.T, activations, axes=1)

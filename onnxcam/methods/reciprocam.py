@@ -4,7 +4,6 @@ import numpy as np
 
 from onnxcam.errors import MethodError
 from onnxcam.perturbation import TailScorer
-from onnxcam.tail import Patches
 
 from . import Array, method
 
@@ -29,15 +28,7 @@ def reciprocam(activations: Array, tail: TailScorer) -> Array:
     Returns:
         M, (T, h, w), one for each target.
     """
-    grid = activations.shape[1:]
-    columns = activations.reshape(len(activations), -1)
-
-    def alone(part: slice) -> Patches:
-        cells = np.arange(part.start, part.stop)
-        return Patches(cells - part.start, cells, columns[:, cells].T)
-
-    scores = tail.patched(alone, columns.shape[1], np.zeros_like(activations))
-    return scores.T.reshape(-1, *grid)
+    return tail.alone().T.reshape(-1, *activations.shape[1:])
 
 
 @method(
@@ -71,7 +62,7 @@ def vitreciprocam(activations: Array, tail: TailScorer) -> Array:
         near = [
             np.maximum(1 - np.abs(np.arange(n) - at[part, None]) / 2, 0) for n, at in ((h, row), (w, column))
         ]
-        return (near[0][:, :, None] * near[1][:, None, :]).astype(np.float32)
+        return (near[0][:, None, :, None] * near[1][:, None, None, :]).astype(np.float32)
 
-    scores = tail(lambda part: activations * masks(part)[:, None], h * w)
+    scores = tail.times(masks, h * w)
     return scores.T.reshape(-1, h, w)
