@@ -65,6 +65,11 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from onnxcam.stream import explain_files
 
     paths = _without_output(images.find_images(args.images), args, terminal)
+    if args.scale == "batch" and len(paths) > args.batch:
+        raise InputError(
+            f"--scale batch compares all photos, here {len(paths)}, and a --batch holds {args.batch}: say "
+            f"--batch {len(paths)}, or leave --scale batch out."
+        )
     explainer = Explainer(
         args.model,
         args.providers,
@@ -87,17 +92,14 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
     )
     how = {"layers": args.layers, **options.method(args)}
     runs = methods.get(args.method).runs
-    if runs and args.scale == "batch":
-        raise InputError(
-            f"The method '{args.method}' explains one photo after the other, so that there is no batch to "
-            "scale over: leave --scale batch out, or call explain(..., scale='batch') from Python."
-        )
+    # A method of many runs takes photo by photo, unless they are scaled together.
+    batch_size = 1 if runs and args.scale == "image" else args.batch
     with terminal.progress("running" if runs else "explaining") as update, folder:
         done = 0
         update(done, len(paths))
-        if runs:  # the bar counts the runs of each photo
-            how["progress"] = lambda ran, of: update(done * of + ran, len(paths) * of)
-        batch_size = 1 if runs else args.batch
+        if runs:  # the bar counts the runs of each call
+            calls = -(-len(paths) // batch_size)
+            how["progress"] = lambda ran, of: update(done // batch_size * of + ran, calls * of)
         for batch in explain_files(explainer, paths, options.targets(args), batch_size, **how):
             for path, reason in batch.skipped:
                 folder.skip(path, reason)

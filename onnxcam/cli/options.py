@@ -224,7 +224,8 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--scale",
         choices=("image", "batch"),
         default="image",
-        help="each heatmap by its own range, or all of one --batch alike (default: image)",
+        help="each heatmap by its own range, or those of all photos alike, which one --batch is to hold "
+        "(default: image)",
     )
     parser.add_argument(
         "--channels", metavar="I,J,...", help="of the layer, that alone take part (default: all)"

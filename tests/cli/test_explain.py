@@ -256,6 +256,22 @@ def test_smoothing_scaling_channels_and_a_methods_own_options(cli, tiny_file, ph
     )
 
 
+def test_photos_of_a_method_of_many_runs_are_scaled_alike(cli, tiny_file, photos, tmp_path):
+    model, pair = tiny_file(), [photos / "a.png", photos / "below" / "b.jpg"]
+    how = ("-m", "rise", "--option", "masks=20", "--scale", "batch", "--batch", "2")
+    ran = cli("explain", model, *pair, "-o", tmp_path / "out", "--json", *how)
+    assert ran.status == 0, ran.err
+    together = Explainer(model, "cpu").explain(pair, "rise", scale="batch", masks=20)
+    apart = Explainer(model, "cpu").explain(pair, "rise", masks=20)
+    assert any(
+        not np.array_equal(*overlays) for overlays in zip(together.overlay(), apart.overlay(), strict=True)
+    )
+    for item, overlay in zip(ran.data["items"], together.overlay(), strict=True):
+        np.testing.assert_array_equal(
+            cv2.imread(str(tmp_path / "out" / item["overlay"]))[:, :, ::-1], overlay
+        )
+
+
 def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
     from contextlib import contextmanager
 
@@ -269,17 +285,14 @@ def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Terminal, "progress", progress)
     arguments = ("--method", "rise", "--option", "masks=20", "--batch", "8")
-    cli(
-        "explain",
-        tiny_file(),
-        photos / "a.png",
-        photos / "below" / "b.jpg",
-        "-o",
-        tmp_path / "out",
-        *arguments,
-    )
+    pair = (photos / "a.png", photos / "below" / "b.jpg")
+    cli("explain", tiny_file(), *pair, "-o", tmp_path / "out", *arguments)
     assert seen[0] == ("running", 0, 2)
     assert seen[1:] == [("running", n, 40) for n in (8, 16, 20, 28, 36, 40)]
+    seen.clear()
+    cli("explain", tiny_file(), *pair, "-o", tmp_path / "out", *arguments, "--scale", "batch")
+    # In one call the runs of a photo are known once it is reached.
+    assert seen[1:] == [("running", n, of) for of in (20, 40) for n in (of - 12, of - 4, of)]
 
 
 @pytest.mark.parametrize(
@@ -327,8 +340,8 @@ def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
         (["{photo}", "--target=-1"], "Class index -1 is negative; write None for each image's top class."),
         (["{photo}", "--channels=--1"], "--channels are numbers, as in 0,17,512, not '--1'."),
         (
-            ["{photo}", "-m", "occlusion", "--scale", "batch"],
-            "The method 'occlusion' explains one photo after the other, so that there is no batch to scale",
+            ["{photos}", "--scale", "batch", "--batch", "2"],
+            "--scale batch compares all photos, here 3, and a --batch holds 2: say --batch 3, or leave",
         ),
         (["{photo}", "--channels", "a,1"], "--channels are numbers, as in 0,17,512, not 'a,1'."),
         (["{photo}", "--channels", "6"], "The layer 'top' has no channel 6: it has 6, 0 to 5."),
@@ -340,7 +353,7 @@ def test_errors(cli, tiny_file, photos, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("in the way")
     places = {"photo": photos / "a.png", "empty": tmp_path / "empty", "file": tmp_path / "file"}
-    arguments = [a.format(**places) for a in arguments]
+    arguments = [a.format(**places, photos=photos) for a in arguments]
     ran = cli("explain", tiny_file(), "-o", tmp_path / "out", *arguments)
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("error: ")
