@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from ..contract import KEY, Record, read_record
-from ..errors import ModelError
+from ..errors import InputError, ModelError
+from ..kinds import is_whole
 from .explainable import strip
 from .from_onnx import inline, load
 from .rewrite import rewrite_onnx
@@ -62,9 +63,12 @@ def randomised(
     Raises:
         NotOnnx: the source.
         ModelError: it has no layers with weights, or fewer than asked for.
+        InputError: the seed.
         OutputError: the target cannot be written.
         Any of :func:`rewrite_onnx`'s, of an explainable source.
     """
+    if not is_whole(seed, 0):
+        raise InputError(f"The seed of the random weights is a whole number of at least 0, not {seed!r}.")
     model = load(source)
     record = read_record(model.metadata_props) if KEY in model.metadata_props else None
     if record is not None:

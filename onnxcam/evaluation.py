@@ -184,8 +184,8 @@ def evaluate(
 
     Raises:
         MethodError: an unknown method, or none that the file can carry.
-        MetricError: an unknown metric, or one that lacks its truth, its file with random weights or its
-            mosaics.
+        MetricError: an unknown metric, one with unusable options, or one that lacks its truth, its file with
+            random weights or its mosaics.
         MissingDependency: a metric needs a package of ``onnxcam[metrics]``.
         InputError: the file records no preprocessing, or arguments that do not fit the photos.
         ImageError, TargetError: see :meth:`Explainer.explain`.
@@ -200,9 +200,9 @@ def evaluate(
     columns = _columns(usual(truths is not None) if metrics is None else metrics, truths, randomised)
     if not is_whole(seed, 0):
         raise InputError(f"The seed of the random maps is a whole number of at least 0, not {seed!r}.")
-    _check_options(options, {**{m.name: m.options for m in chosen}, **_options_of(columns)})
-    for m in chosen:
-        m.check(options.get(m.name, {}))
+    _check_options(options, {**{m.name: m for m in chosen}, **{m.name: m for m in columns}})
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a function that is called with (done, total), not {progress!r}.")
     wanted = _each(target if isinstance(target, (list, tuple)) else [target] * len(named), named, "target")
     given = _each([None] * len(named) if truths is None else truths, named, "truths")
     sources = {m.name: subjects.of_method(m, layers, options.get(m.name, {})) for m in chosen}
@@ -348,21 +348,13 @@ def _columns(
     return tuple(columns.values())
 
 
-def _options_of(columns: Sequence[Metric]) -> dict[str, Mapping[str, Any]]:
-    return {m.name: registry.options(m) for m in columns}
-
-
-def _check_options(given: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_options(given: Mapping[str, Mapping[str, Any]], known: Mapping[str, Method | Metric]) -> None:
     for name, values in given.items():
         if name not in known:
             raise InputError(
                 f"There are options of '{name}', which is not evaluated.{nearest(name, list(known))}"
             )
-        for option in values:
-            if option not in known[name]:
-                its = ", ".join(f"{k} ({v})" for k, v in known[name].items()) or "none"
-                near = nearest(option, list(known[name]))
-                raise InputError(f"'{name}' has no option '{option}'.{near} It has: {its}.")
+        known[name].check(values)
 
 
 def _each(values: Sequence[Any], named: Sequence[Any], what: str) -> Sequence[Any]:

@@ -103,9 +103,12 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         return _list(terminal)
     if args.model is None or not args.images:
         raise InputError("Name an explainable file and photos: `onnxcam evaluate model.cam.onnx folder/`.")
-    metrics = _names(args.metrics) if args.metrics else list(usual(args.truth is not None))
+    metrics = list(usual(args.truth is not None)) if args.metrics is None else _names(args.metrics)
+    if not metrics:
+        raise InputError("--metrics names no metric; `onnxcam evaluate --list` has them all.")
     for name in metrics:
         registry.get(name)
+    given = _options(args.set)
     if args.output is not None:
         plots.require()
     paths, skipped = _readable(_without(args.output, images.find_images(args.images)))
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
             randomised=other,
             of=args.score,
             seed=args.seed,
-            options=_options(args.set),
+            options=given,
             progress=update,
         )
     _print(found, args, terminal)

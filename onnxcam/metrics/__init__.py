@@ -20,14 +20,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MetricError, MissingDependency, nearest
+from ..kinds import is_finite, is_whole
 from .case import Case, Curve, Truth, truth_of_boxes, truth_of_mask
 
 __all__ = [
@@ -75,6 +76,36 @@ class Metric:
     needs: tuple[Need, ...] = ()
     uses: tuple[str, ...] = ()
     summary: Literal["area", "peak"] = "area"
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Refuse options that the function cannot be called with.
+
+        Raises:
+            MetricError: there is no such option, or it cannot have this value (see :data:`VALUES`).
+        """
+        known = options(self)
+        for name, value in given.items():
+            if name not in known:
+                its = ", ".join(f"{k} ({v})" for k, v in known.items()) or "none"
+                near = nearest(str(name), list(known))
+                raise MetricError(f"The metric '{self.name}' has no option {name!r}.{near} It has: {its}.")
+            if name in VALUES and not VALUES[name].fits(value):
+                raise MetricError(
+                    f"The option '{name}' of the metric '{self.name}' is {VALUES[name].told}, such as "
+                    f"{known[name]!r}, not {value!r}."
+                )
+
+
+class Value(NamedTuple):
+    """What an option may be.
+
+    Attributes:
+        told: in words.
+        fits: whether something is that.
+    """
+
+    told: str
+    fits: Callable[[Any], bool]
 
 
 _metrics: dict[str, Metric] = {}
@@ -130,10 +161,12 @@ def measure(name: str | Metric, case: Case, **options: Any) -> float | Curve:
         A number, or a Curve: ``float(curve)`` is the area under it.
 
     Raises:
-        MetricError: no such metric, the case lacks what it needs, or it is not defined for this map.
+        MetricError: no such metric, unusable options, the case lacks what it needs, or it is not defined for
+            this map.
         MissingDependency: it needs a package of the extra ``[metrics]``.
     """
     chosen = name if isinstance(name, Metric) else get(name)
+    chosen.check(options)
     for package in chosen.uses:
         require(package, chosen.name)
     for need in chosen.needs:
@@ -183,6 +216,23 @@ def require(package: str, metric: str) -> Any:
             '`pip install "onnxcam[metrics]"`.'
         ) from e
 
+
+def _shares(value: Any) -> bool:
+    several = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) and len(value) > 0
+    return several and all(is_finite(p) and 0 < p < 100 for p in value)
+
+
+#: By an option's name, which means the same in every metric.
+VALUES: Mapping[str, Value] = {
+    "steps": Value("a whole number of at least 1", lambda v: is_whole(v, 1)),
+    "samples": Value("a whole number of at least 1", lambda v: is_whole(v, 1)),
+    "seed": Value("a whole number of at least 0", lambda v: is_whole(v, 0)),
+    "percentiles": Value("a list of shares between 0 and 100 per cent", _shares),
+    "noise": Value("a finite number of at least 0", lambda v: is_finite(v) and v >= 0),
+    "tolerance": Value("a finite number of at least 0", lambda v: is_finite(v) and v >= 0),
+    "radius": Value("a finite number above 0", lambda v: is_finite(v) and v > 0),
+    "iou": Value("a number above 0 and up to 1", lambda v: is_finite(v) and 0 < v <= 1),
+}
 
 #: What a metric asks for, in words.
 NEEDED: dict[str, str] = {

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MetricError
 from . import metric
 from .case import Case, Curve, Image
 
@@ -52,7 +51,6 @@ def exchange(
 
 def blocks(pixels: int, steps: int) -> list[int]:
     """0, then ever one block of ceil(pixels / steps) more, up to all: the last may be smaller."""
-    _check(steps)
     return [*range(0, pixels, -(-pixels // steps)), pixels]
 
 
@@ -163,10 +161,4 @@ def _black(case: Case) -> Image:
 
 def _even(pixels: int, steps: int) -> tuple[list[int], NDArray[np.float64]]:
     """Points equally spaced whatever the number of pixels; the counts are rounded down."""
-    _check(steps)
     return [int(i * pixels / steps) for i in range(steps + 1)], np.linspace(0, 1, steps + 1)
-
-
-def _check(steps: int) -> None:
-    if not isinstance(steps, int) or steps < 1:
-        raise MetricError(f"steps is {steps!r}; it is a whole number of at least 1.")

@@ -38,7 +38,7 @@ def infidelity(case: Case, *, samples: int = 50, seed: int = 0) -> float:
     Returns:
         ≥ 0, in the score's units squared.
     """
-    squares = _squares(case.heatmap.shape, _count(samples), seed)
+    squares = _squares(case.heatmap.shape, samples, seed)
 
     def make(part: slice) -> Image:
         return np.stack([case.image * case.over(~square) for square in squares[part]])
@@ -79,7 +79,7 @@ def sensitivity(case: Case, *, radius: float = 0.02, samples: int = 10, seed: in
     rng = np.random.default_rng(seed)
     assert case.explain is not None
     changes = []
-    for _ in range(_count(samples)):
+    for _ in range(samples):
         noise = rng.uniform(-radius, radius, case.image.shape).astype(np.float32)
         changes.append(float(np.linalg.norm(case.explain(case.image + noise) - case.heatmap)))
     return max(changes) / norm
@@ -94,9 +94,3 @@ def _squares(shape: tuple[int, ...], count: int, seed: int) -> NDArray[np.bool_]
         top, left = (int(rng.integers(n - side, endpoint=True)) for n in shape)
         square[top : top + side, left : left + side] = True
     return made
-
-
-def _count(samples: int) -> int:
-    if not isinstance(samples, int) or samples < 1:
-        raise MetricError(f"samples is {samples!r}; it is a whole number of at least 1.")
-    return samples

@@ -179,8 +179,6 @@ def _coldest(case: Case, percentiles: Sequence[float]) -> dict[Any, NDArray[np.b
 
 
 def _kept(rank: NDArray[np.int64], percentiles: Sequence[float], which: str) -> dict[Any, NDArray[np.bool_]]:
-    if not len(percentiles) or not all(0 < p < 100 for p in percentiles):
-        raise MetricError(f"percentiles are shares between 0 and 100 per cent, not {percentiles!r}.")
     return {(which, p): rank >= min(round(rank.size * p / 100), rank.size - 1) for p in percentiles}
 
 

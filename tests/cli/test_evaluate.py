@@ -171,11 +171,16 @@ def test_the_list_is_the_registry(cli):
         (["--set", "steps=3"], "--set is NAME.OPTION=VALUE, such as deletion.steps=50, not 'steps=3'"),
         (["--set", "deletion.steps"], "--set is NAME.OPTION=VALUE"),
         (["--set", "deletion.steps=x"], "--set is NAME.OPTION=VALUE"),
+        (
+            ["--metrics", "deletion", "--set", "deletion.steps=0"],
+            "is a whole number of at least 1, such as 20,",
+        ),
+        (["--metrics", ""], "--metrics names no metric; `onnxcam evaluate --list` has them all."),
         (["-t", "{photos}/partial.json"], "names no class for '"),
         (["-m", "gradcma"], "No method 'gradcma'"),
         (["-o", "{photos}/demo.cam.onnx"], "cannot be written: "),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_errors_are_one_line(evaluate, photos, more, message):
     pytest.importorskip("matplotlib")

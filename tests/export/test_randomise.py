@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from onnxcam import Explainer, demo
 from onnxcam.demo import mosaics
-from onnxcam.errors import ModelError
+from onnxcam.errors import InputError, ModelError
 from onnxcam.evaluation import evaluate
 from onnxcam.export import list_layers, load, randomised, rewrite_onnx, strip
 from onnxcam.export.verify import run
@@ -151,6 +151,12 @@ def test_a_cascade_that_is_no_number_of_layers_is_refused(tmp_path, cascade):
     with pytest.raises(ModelError, match=rf"cascade is {cascade}, but it counts .* backwards: 1 to 2\."):
         randomised(cnn().SerializeToString(), tmp_path / "r.onnx", cascade=cascade)
     assert not (tmp_path / "r.onnx").exists()
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path):
+    for seed in (-1, 0.5):
+        with pytest.raises(InputError, match=rf"seed of the random weights is a whole .*, not {seed}\.$"):
+            randomised(cnn().SerializeToString(), tmp_path / "r.onnx", seed)
 
 
 def test_a_model_without_weights_is_refused(tmp_path):

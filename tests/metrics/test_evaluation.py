@@ -248,9 +248,15 @@ BLACK = np.zeros((40, 40, 3), np.uint8)
         ({"options": {"drop": {}}}, InputError, "There are options of 'drop', which is not evaluated"),
         (
             {"options": {"deletion": {"step": 3}}},
-            InputError,
+            MetricError,
             r"'deletion' has no option 'step'\. Nearest: 'steps'\. It has: steps \(20\)",
         ),
+        (
+            {"options": {"deletion": {"steps": 0}}},
+            MetricError,
+            "The option 'steps' of the metric 'deletion' is a whole number of at least 1, such as 20, not 0",
+        ),
+        ({"progress": 5}, InputError, r"progress is a function that is called with \(done, total\), not 5"),
         (
             {"methods": "fem", "options": {"fem": {"k": "x"}}},
             MethodError,
@@ -259,7 +265,7 @@ BLACK = np.zeros((40, 40, 3), np.uint8)
         ({"seed": -1}, InputError, "The seed of the random maps is a whole number of at least 0, not -1"),
         ({"images": []}, ImageError, "no image to explain"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_what_cannot_be_evaluated_is_refused(explainer, how, error, message):
     given = {"images": BLACK, "methods": "gradcam", "metrics": ["deletion"], **how}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from metrics.cases import case, curve, number
@@ -185,12 +187,6 @@ def test_road_of_a_map_that_knows_the_object_is_positive_and_of_its_reverse_nega
     assert number("road", good) == number("road", good)
 
 
-@pytest.mark.parametrize("percentiles", [(), (0,), (50, 100)])
-def test_percentiles_that_remove_nothing_or_everything_are_refused(percentiles):
-    with pytest.raises(MetricError, match="percentiles are shares between 0 and 100 per cent"):
-        measure("road", case(np.ones((4, 4)), np.ones((4, 4))), percentiles=percentiles)
-
-
 def test_a_flat_map_loses_by_rank_what_the_librarys_rule_takes_whole():
     image = np.ones((1, 12, 12))
     flat = case(image, np.zeros((12, 12)))
@@ -241,19 +237,6 @@ def test_sensitivity_is_the_largest_relative_change():
 def test_the_sensitivity_of_a_map_of_zeros_is_undefined():
     with pytest.raises(MetricError, match="relative to the map, and the map is zero everywhere"):
         measure("sensitivity", case(np.ones((4, 4)), np.zeros((4, 4)), explain=lambda x: x[0]))
-
-
-@pytest.mark.parametrize("name", ["infidelity", "sensitivity"])
-def test_no_samples_are_refused(name):
-    one = case(np.ones((4, 4)), np.ones((4, 4)), explain=lambda x: x[0])
-    with pytest.raises(MetricError, match="samples is 0; it is a whole number"):
-        measure(name, one, samples=0)
-
-
-def test_no_steps_are_refused():
-    for name in ("deletion", "deletion:ovx"):
-        with pytest.raises(MetricError, match="steps is 0; it is a whole number"):
-            measure(name, case([[1]], [[1]], black=np.float32(0)), steps=0)
 
 
 # The map itself
@@ -468,6 +451,50 @@ def test_boxes_and_masks_say_the_same_of_a_rectangle():
 def test_bad_data_is_refused(make, message):
     with pytest.raises(MetricError, match=message):
         make()
+
+
+WHOLE = "a whole number of at least 1"
+SHARES = "a list of shares between 0 and 100 per cent"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "values", "told"),
+    [
+        ("deletion", "steps", (0, 2.5, True, "50", None), f"{WHOLE}, such as 20"),
+        ("insertion", "steps", (-1,), f"{WHOLE}, such as 20"),
+        ("deletion:ovx", "steps", (0,), f"{WHOLE}, such as 30"),
+        ("infidelity", "samples", (0,), f"{WHOLE}, such as 50"),
+        ("infidelity", "seed", (-1, 0.5), "a whole number of at least 0, such as 0"),
+        ("sensitivity", "samples", (0,), f"{WHOLE}, such as 10"),
+        ("sensitivity", "radius", (0, np.nan, "x"), "a finite number above 0, such as 0.02"),
+        ("road", "percentiles", ((), (0,), (50, 100), 50, "50", [None]), SHARES),
+        ("road_morf", "percentiles", ((),), SHARES),
+        ("road:pgc", "noise", (-0.1, np.inf), "a finite number of at least 0, such as 0.01"),
+        ("pointing", "tolerance", (-1,), "a finite number of at least 0, such as 0.0"),
+        ("maxboxacc", "iou", (0, 1.5), "a number above 0 and up to 1, such as 0.5"),
+    ],
+)
+def test_options_that_no_metric_can_be_called_with_are_refused(name, option, values, told):
+    for value in values:
+        said = rf"^The option '{option}' of the metric '{name}' is {told}.*, not {re.escape(repr(value))}\.$"
+        with pytest.raises(MetricError, match=said):
+            measure(name, case([[1]], [[1]]), **{option: value})
+
+
+def test_every_option_of_every_metric_is_checked_and_its_default_passes():
+    for name in metrics.names():
+        known = metrics.options(name)
+        metrics.get(name).check(known)
+        assert set(known) <= set(metrics.VALUES)
+
+
+def test_an_option_that_a_metric_does_not_have():
+    with pytest.raises(
+        MetricError, match=r"'deletion' has no option 'step'\. Nearest: 'steps'\. It has: steps"
+    ):
+        measure("deletion", case([[1]], [[1]]), step=3)
+    with pytest.raises(MetricError, match=r"The metric 'drop' has no option 'steps'\. It has: none\."):
+        measure("drop", case([[1]], [[1]]), steps=3)
 
 
 @pytest.mark.parametrize(
