@@ -29,7 +29,7 @@ from .layers import AUTO, Names, listed
 from .layouts import layouts
 from .notes import notes_on
 from .report import ExportReport
-from .rewrite import checked_labels, choose, copied_bytes, preprocessing
+from .rewrite import as_labels, checked_labels, choose, copied_bytes, preprocessing
 from .scores import ScoreSpec, find_score
 from .tail_files import check_tails, staged_with_tails
 from .torch_capture import Captured, Target, capturing, outputs_by_name
@@ -101,6 +101,7 @@ def export_torch(
     maps_wanted = as_specs(fuse, maps_only)
     _check_model(model)
     args, kwargs = _arguments(model, example_inputs)
+    labels = as_labels(labels)
     wanted = listed(layers, (str, nn.Module), "a module path or a module")
     targets = None if wanted is None else _targets(model, wanted)
     notes: list[str] = []

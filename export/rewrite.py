@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +98,7 @@ def rewrite_onnx(
         preprocess = before_it.preprocess if preprocess is None else preprocess
         labels = before_it.labels if labels is None else labels
         model = strip(model)
+    labels = as_labels(labels)
     inline(model)  # what is inside a function can be named, too
     names = Names(model.graph)
     for name in example_inputs or {}:
@@ -244,18 +245,35 @@ def preprocessing(graph: ir.Graph, spec: str | Mapping[str, Any] | Preprocess) -
     return resolve(spec, size=size, layout=layout, input=value.name or "")
 
 
+def as_labels(labels: Any) -> list[str] | None:
+    """The labels as a list.
+
+    Raises:
+        ModelError: they are no strings.
+    """
+    if labels is None:
+        return None
+    several = isinstance(labels, Iterable) and not isinstance(labels, str)
+    found: list[Any] = list(labels) if several else [None]
+    if not all(isinstance(x, str) for x in found):
+        raise ModelError(
+            "The labels must be a list of strings, one for each class, in index order (`--labels` reads them "
+            "from a file)."
+        )
+    return found
+
+
 def checked_labels(labels: Sequence[str] | None, score: FoundScore) -> Sequence[str] | None:
     """The labels, if there is one for each class.
 
     Raises:
-        ModelError: too many, too few, or no strings.
+        ModelError: too many, or too few.
     """
-    if labels is not None and (isinstance(labels, str) or not all(isinstance(x, str) for x in labels)):
-        raise ModelError("The labels must be a list of strings, one for each class, in index order.")
     classes = score.score.classes
     if labels is not None and classes is not None and len(labels) != classes:
         raise ModelError(
-            f"{len(labels)} labels were given for {classes} classes of {score.score.output!r}. "
-            "Give one label for each class, in index order."
+            f"There {'is 1 label' if len(labels) == 1 else f'are {len(labels)} labels'} for the {classes} "
+            f"class{'es' * (classes != 1)} of {score.score.output!r}. Give one for each class, in index "
+            "order (`labels=`, `--labels`)."
         )
     return labels

@@ -359,8 +359,9 @@ def _check_options(given: Mapping[str, Mapping[str, Any]], known: Mapping[str, M
 
 def _each(values: Sequence[Any], named: Sequence[Any], what: str) -> Sequence[Any]:
     if len(values) != len(named):
+        count = "1 entry" if len(values) == 1 else f"{len(values)} entries"
         raise InputError(
-            f"{what} has {len(values)} entries for {len(named)} photos; a list has one per photo."
+            f"{what} has {count} for {len(named)} photo{'s' * (len(named) != 1)}; a list has one per photo."
         )
     return values
 

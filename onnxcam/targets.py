@@ -195,10 +195,9 @@ def resolve(
         target = [target] * images
     elif len(target) != images:
         hint = " For several classes of one image write [[281, 282]]." if images == 1 else ""
-        raise TargetError(
-            f"target has {len(target)} entries for {images} image{'s' * (images != 1)}; a list has one entry "
-            f"per image.{hint}"
-        )
+        count = "1 entry" if len(target) == 1 else f"{len(target)} entries"
+        of = f"{images} image{'s' * (images != 1)}"
+        raise TargetError(f"target has {count} for {of}; a list has one entry per image.{hint}")
     made: dict[int, tuple[Any, _Row]] = {}  # one target for every image is resolved once
 
     def row(entry: Any) -> _Row:
@@ -347,12 +346,18 @@ def _finer(target: Finer, file: _File) -> _Row:
         references = tuple(file.class_of(other) for other in _several(references))
     count = references if isinstance(references, int) else len(references)
     if count < 1 or (isinstance(references, int) and file.classes is not None and count >= file.classes):
-        most = f" to {file.classes - 1}" if file.classes is not None else ""
-        raise TargetError(f"A Finer has 1{most} classes to refer to, not {count}.")
+        raise TargetError(f"A Finer has {_others(file.classes)} to refer to, not {count}.")
     return _Row(
         TOP_CLASS if target.of is None else file.class_of(target.of),
         finer=replace(target, references=references),
     )
+
+
+def _others(classes: int | None) -> str:
+    """How many classes there are beside one."""
+    if classes is None:
+        return "1 or more classes"
+    return {1: "no class", 2: "1 class"}.get(classes, f"1 to {classes - 1} classes")
 
 
 def _several(classes: Any) -> list[Any]:
@@ -545,18 +550,19 @@ def _class_index(target: Any, classes: int | None, labels: Sequence[str] | None)
 def check(index: int, classes: int | None) -> None:
     """Raise TargetError unless ``index`` is a class."""
     if index < 0:
-        raise TargetError(f"Class index {index} is negative; write None for each image's top class.")
-    if classes is not None and index >= classes:
         raise TargetError(
-            f"Class index {index} is out of range: the model has {classes} classes, 0 to {classes - 1}."
+            f"Class index {index} is negative; write None for each image's top class (leave --target out)."
         )
+    if classes is not None and index >= classes:
+        there = "one class, 0" if classes == 1 else f"{classes} classes, 0 to {classes - 1}"
+        raise TargetError(f"Class index {index} is out of range: the model has {there}.")
 
 
 def _by_label(label: str, labels: Sequence[str] | None) -> int:
     if not labels:
         raise TargetError(
-            f"The label {label!r} cannot be looked up: the file records no labels. Give the class index, "
-            "or labels= when the Explainer is opened."
+            f"The label {label!r} cannot be looked up: the file records no labels. Give the class index, or "
+            "the labels: `--labels`, or labels= when the Explainer is opened."
         )
     wanted = label.strip().casefold()
     whole = [i for i, known in enumerate(labels) if known.strip().casefold() == wanted]

@@ -112,7 +112,7 @@ _MEANING = {
 
 
 def _score(score: Score) -> str:
-    classes = f"{score.classes or 'an unknown number of'} classes"
+    classes = f"{score.classes or 'an unknown number of'} class{'es' * (score.classes != 1)}"
     if score.task == "classification":
         return f"{score.output}, {classes}"
     return f"{score.output}, {score.task}" + (f", {classes}" if score.task != "embedding" else "")

@@ -101,7 +101,10 @@ def test_the_source_is_never_overwritten(cli, demo_file, how):
         (["{here}/text.onnx"], "is not an ONNX model, or it is cut short"),
         (["{plain}", "--layer", "nope"], "The model has no layer 'nope'."),
         (["{plain}", "--score", "logitz"], "logitz"),
-        (["{plain}", "--labels", "{here}/text.onnx"], "1 labels were given for 9 classes of 'logits'."),
+        (
+            ["{plain}", "--labels", "{here}/text.onnx"],
+            "There is 1 label for the 9 classes of 'logits'. Give one for each class",
+        ),
         (["{plain}", "--preprocess", "meen=1"], "Unknown preprocessing field 'meen'; the fields are"),
         (["{plain}", "--preprocess", "{here}/none.json"], "'{here}/none.json' cannot be read"),
         (["{plain}", "-o", "{here}/no/where.onnx"], "Choose another place with -o."),

@@ -337,7 +337,10 @@ def test_the_bar_counts_the_runs(cli, tiny_file, photos, tmp_path, monkeypatch):
             "The method 'gradcam' has no option 'target'. It has: none.",
         ),
         (["{photo}", "--target=--1"], "There is no label '--1' among the 5 recorded."),
-        (["{photo}", "--target=-1"], "Class index -1 is negative; write None for each image's top class."),
+        (
+            ["{photo}", "--target=-1"],
+            "Class index -1 is negative; write None for each image's top class (leave --target out)",
+        ),
         (["{photo}", "--channels=--1"], "--channels are numbers, as in 0,17,512, not '--1'."),
         (
             ["{photos}", "--scale", "batch", "--batch", "2"],

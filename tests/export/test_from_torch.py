@@ -714,7 +714,7 @@ def test_the_file_names_modules_but_no_paths_of_this_machine(net, image, tmp_pat
 
 def test_labels(net, image, tmp_path):
     path = tmp_path / "out.cam.onnx"
-    with pytest.raises(ModelError, match=r"2 labels were given for 5 classes of 'output'"):
+    with pytest.raises(ModelError, match=r"There are 2 labels for the 5 classes of 'output'"):
         export_torch(net, image, path, layers="relu", labels=["a", "b"])
     assert left(tmp_path) == []
     assert export_torch(net, image, path, layers="relu", labels=[*"abcde"]).record.labels == (*"abcde",)

@@ -478,6 +478,7 @@ def test_rewrites_of_one_target_at_once_do_not_mix(tmp_path, scores):
     [
         ({"layers": []}, UnknownLayer, r"No layer was named: pass layers='auto', a name or a list"),
         ({"example_inputs": {"z": X}}, ModelError, r"The model has no input 'z'; its inputs are 'x'"),
+        ({"labels": 5}, ModelError, r"The labels must be a list .* \(`--labels` reads them from a file\)"),
         ({"labels": "abcde"}, ModelError, r"The labels must be a list of strings, one for each class"),
         ({"labels": [1, 2, 3, 4, 5]}, ModelError, r"The labels must be a list of strings"),
         (

@@ -393,7 +393,11 @@ def test_missing_external_data(tmp_path):
             ScoreError,
             r"The model has no output 'yy'\. Nearest: 'y'.* Its outputs: 'y' \['N', 5\]",
         ),
-        ({"labels": ["a"]}, ModelError, r"1 labels were given for 5 classes of 'y'"),
+        (
+            {"labels": ["a"]},
+            ModelError,
+            r"There is 1 label for the 5 classes of 'y'\. Give one .* \(`labels=`, `--labels`\)",
+        ),
         (
             {"input_shapes": {"z": (1, 3, 8, 8)}},
             ModelError,

@@ -242,9 +242,9 @@ BLACK = np.zeros((40, 40, 3), np.uint8)
             "takes 4 photos in which different .* are 1: give more",
         ),
         ({"target": "zebra"}, TargetError, "zebra"),
-        ({"target": [1, 2]}, InputError, "target has 2 entries for 1 photos; a list has one per photo"),
+        ({"target": [1, 2]}, InputError, "target has 2 entries for 1 photo; a list has one per photo"),
         ({"target": [[1, 2]]}, TargetError, "evaluated for one target, not 2: give the photo once for each"),
-        ({"truths": []}, InputError, "truths has 0 entries for 1 photos"),
+        ({"truths": []}, InputError, "truths has 0 entries for 1 photo;"),
         ({"options": {"drop": {}}}, InputError, "There are options of 'drop', which is not evaluated"),
         (
             {"options": {"deletion": {"step": 3}}},

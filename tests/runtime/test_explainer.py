@@ -373,7 +373,7 @@ def test_a_model_that_overflows_is_no_answer(tiny):
     ("arguments", "error", "message"),
     [
         ({"target": 5}, errors.TargetError, "Class index 5 is out of range: the model has 5 classes, 0 to 4"),
-        ({"target": [0]}, errors.TargetError, "target has 1 entries for 3 images"),
+        ({"target": [0]}, errors.TargetError, "target has 1 entry for 3 images"),
         ({"method": "grad-cam"}, errors.MethodError, "No method 'grad-cam'. Nearest: 'gradcam'"),
         ({"layers": "tpo"}, errors.UnknownLayer, "a layer 'tpo'. Nearest: 'top'. It explains 'top'"),
         ({"layers": []}, errors.UnknownLayer, "layers is empty; the file explains 'top'"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxcam import errors, targets
+from onnxcam.contract import Score, Seed
 
 LABELS = (
     "tabby, tabby cat",
@@ -48,12 +49,12 @@ def test_targets(target, expected):
     ("target", "message"),
     [
         (7, "Class index 7 is out of range: the model has 7 classes, 0 to 6"),
-        (-1, "Class index -1 is negative; write None for each image's top class"),
+        (-1, r"Class index -1 is negative; write None for each image's top class \(leave --target out\)\."),
         ([0, 70], "Class index 70 is out of range"),
         (True, r"A target is a class index, a label or None, not True \(bool\)"),
         ([np.True_, 1], r"not np.True_ \(bool\)"),
         (1.0, r"not 1.0 \(float\)"),
-        ([0], "target has 1 entries for 2 images; a list has one entry per image"),
+        ([0], "target has 1 entry for 2 images; a list has one entry per image"),
         ([0, 1, 2], "target has 3 entries for 2 images"),
         ([[], [1]], r"target\[0\] is empty; name at least one class"),
         ([[[1]], 1], r"not \[1\] \(list\)"),
@@ -74,8 +75,28 @@ def test_one_image_and_several_classes_need_two_brackets():
 
 
 def test_labels_without_labels():
-    with pytest.raises(errors.TargetError, match="'cat' cannot be looked up: the file records no labels"):
+    with pytest.raises(
+        errors.TargetError,
+        match=r"'cat' cannot be looked up: the file records no labels\. .* the labels: `--labels`, or label",
+    ):
         rows("cat", labels=None)
+
+
+def test_one_class_is_one():
+    with pytest.raises(
+        errors.TargetError, match=r"Class index 3 is out of range: the model has one class, 0\.$"
+    ):
+        rows(3, classes=1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "others"),
+    [(1, "no class"), (2, "1 class"), (3, "1 to 2 classes"), (None, "1 or more classes")],
+)
+def test_how_many_classes_a_finer_may_refer_to(classes, others):
+    score = Score("y", "y", seeds=(Seed("y", "y", "cam.seed", (None, classes)),))
+    with pytest.raises(errors.TargetError, match=rf"^A Finer has {others} to refer to, not 0\.$"):
+        targets.resolve(targets.Finer(references=0), 1, classes, None, score)
 
 
 def test_an_unknown_number_of_classes_is_not_checked():
