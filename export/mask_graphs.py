@@ -1,4 +1,4 @@
-"""The two small graphs by which the runtime makes changed copies where its session runs.
+"""The small graphs by which the runtime makes changed copies where its session runs.
 
 The runtime has no ``onnx`` to build them with, so they lie beside it as files::
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import onnx.parser
+import onnx.shape_inference
 
 #: x ⊙ mask + baseline ⊙ (1 - mask), the masks enlarged to the image first (see Scorer.behind).
 BEHIND = """
@@ -42,19 +43,26 @@ behind (
 #: x ⊙ weights, and x where it is no grid's (see onnxcam.weighted). Of any rank: the layer's own axes.
 TIMES = """
 <ir_version: 8, opset_import: ["": 18], producer_name: "onnxcam">
-times (float x, float weights, bool grid) => (float copies) {
+times (float[] x, float[] weights, bool[] grid) => (float[] copies) {
     product = Mul(x, weights)
     copies = Where(grid, product, x)
 }
 """
 
-GRAPHS = {"behind.onnx": BEHIND, "times.onnx": TIMES}
+#: Entries of the first axis, some of them several times (see Tail.copies).
+PICK = """
+<ir_version: 8, opset_import: ["": 18], producer_name: "onnxcam">
+pick (float[] x, int64[K] entries) => (float[] copies) { copies = Gather<axis=0>(x, entries) }
+"""
+
+GRAPHS = {"behind.onnx": BEHIND, "pick.onnx": PICK, "times.onnx": TIMES}
 
 
 def build(text: str) -> onnx.ModelProto:
-    """A graph from its text, checked."""
+    """A graph from its text, its types checked."""
     model = onnx.parser.parse_model(text)
-    onnx.checker.check_model(model, full_check=True)
+    # Not onnx.checker, which wants a rank of every input; ONNX Runtime does not.
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     return model
 
 

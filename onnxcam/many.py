@@ -14,7 +14,7 @@ from .feeds import shape_of
 from .grids import channels_first
 from .rows import Rows
 from .session import Session, TensorInfo
-from .tail import Tail, rows_of
+from .tail import Tail
 from .targets import Targets
 
 
@@ -149,7 +149,7 @@ def _of_rows(
     parts = []
     for piece in rows.batches(len(targets.image_index), max_batch):
         of = targets.image_index[piece]
-        found = ask(rows_of(activations, tail.rows, of), sides, {n: a[piece] for n, a in fed.items()}, of)
+        found = ask(tail.copies(activations, of), sides, {n: a[piece] for n, a in fed.items()}, of)
         parts.append({name: found[name] for name in names})
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 

@@ -34,9 +34,9 @@ from .grids import channels_first, put_back
 from .rows import Rows
 from .session import Session, TensorInfo
 from .softmax import softmax
-from .tail import Patches, Tail, rows_of
+from .tail import Patches, Tail
 from .targets import Targets
-from .weighted import Repeat, Weigh
+from .weighted import Weigh
 
 Array: TypeAlias = NDArray[np.float32]
 Make: TypeAlias = Callable[[slice], Array]  #: the copies, or masks, of a part of them
@@ -313,10 +313,8 @@ class TailScorer:
         """
 
         def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
-            k = part.stop - part.start
-            copies = self._weigh(self._fitting(weights(part), k))
-            sides = self._sides(k)
-            return self._fetch(part, lambda feeds: self.tail.scores(copies, sides, feeds))
+            copies = self._weigh(self._fitting(weights(part), part.stop - part.start))
+            return self._fetch(part, lambda feeds: self.tail.scores(copies, self._sides, feeds))
 
         return self.copies.scored(run, count, of)
 
@@ -341,12 +339,12 @@ class TailScorer:
                 return cells.reshape(-1, 1, *grid)
 
             return self.times(one, count, of=of)
-        nothing, sides = self._weigh(np.zeros((1,) * (1 + self._cells.ndim), np.float32)), self._sides(1)
+        nothing = self._weigh(np.zeros((1,) * (1 + self._cells.ndim), np.float32))
 
         def run(part: slice) -> Callable[[Targets, str], NDArray[Any]]:
             at = np.arange(part.start, part.stop)
             cells = Patches(at - part.start, at, columns[at])
-            return self._fetch(part, lambda feeds: self.tail.local_scores(nothing, cells, sides, feeds))
+            return self._fetch(part, lambda feeds: self.tail.local_scores(nothing, cells, self._sides, feeds))
 
         return replace(self.copies, batch=LOCAL * self.copies.batch).scored(run, count, of)
 
@@ -358,9 +356,7 @@ class TailScorer:
 
     @functools.cached_property
     def _there(self) -> Weigh | None:
-        """What makes copies on the device where the tail runs, if it takes any number of them."""
-        if self.tail.fixed or self.tail.rows != 1:
-            return None
+        """What makes copies on the device where the tail runs."""
         return weighted.on_device(self.activations, self.tail.layer.layout, self.tail.session)
 
     @functools.cached_property
@@ -368,19 +364,12 @@ class TailScorer:
         return self._there or weighted.on_host(self.activations, self.tail.layer.layout)
 
     @functools.cached_property
-    def _sides_there(self) -> dict[str, Repeat | None]:
-        per_image = [side.name for side in self.tail.record.sides if side.rows == 1]
-        return {name: weighted.repeated(self.sides[name], self.tail.session) for name in per_image}
-
-    def _sides(self, count: int) -> Mapping[str, Any]:
-        """Of the one image; of each copy, where those are made on the device."""
+    def _sides(self) -> Mapping[str, Any]:
+        """Where the copies are made; other types than float32 are repeated on the host."""
         if self._there is None:
             return self.sides
-        made = {}
-        for side in self.tail.record.sides:
-            repeat, own = self._sides_there.get(side.name), self.sides[side.name]
-            made[side.name] = repeat(count) if repeat else rows_of(own, side.rows, np.zeros(count, np.int64))
-        return made
+        on = self.tail.session.on_device
+        return {name: on(side) if side.dtype == np.float32 else side for name, side in self.sides.items()}
 
     def _fitting(self, weights: Array, count: int) -> Array:
         wanted = (count, *self._cells.shape)

@@ -93,15 +93,31 @@ class Tail:
             return self._opened
 
     @property
-    def fixed(self) -> int | None:
-        """How many images one run takes; None: any number."""
-        entries = self.session.inputs[0].shape[0]
-        return entries // self.rows if isinstance(entries, int) else None
-
-    @property
     def outputs(self) -> tuple[str, ...]:
         """The names of all outputs."""
         return tuple(o.name for o in self.session.outputs)
+
+    def copies(self, activations: Any, of: Sequence[int] | NDArray[Any]) -> Any:
+        """The activations of some images, in their order.
+
+        Args:
+            activations: of the images, in the layer's own layout: an array, or an OrtValue.
+            of: (K,) the images.
+
+        Returns:
+            As :meth:`scores` takes it. Where the tail runs on a device, an image of which there are several
+            copies crosses to it once.
+
+        Raises:
+            TensorError: an image that there is not.
+        """
+        index, images = np.asarray(of, np.int64), shape_of(activations)[0] // self.rows
+        if not ((index >= 0) & (index < images)).all():
+            raise TensorError(
+                f"The activations of {self.layer.name!r} are of {images} images, 0 to {images - 1}, and `of` "
+                f"names {int(index.min()) if index.min() < 0 else int(index.max())}."
+            )
+        return self._taken(activations, self.rows, index)
 
     def scores(
         self,
@@ -115,9 +131,9 @@ class Tail:
         Args:
             activations: K copies in the layer's own layout, such as :func:`onnxcam.grids.put_back` gives; in
                 layouts where an image has several entries of the first axis, one copy's after the other's. An
-                array; or an OrtValue on the session's device, which is run as it is.
-            sides: the outputs of the explainable file that :attr:`sides` names, of one image or several; or
-                OrtValues of as many images as copies.
+                array, or an OrtValue on the session's device.
+            sides: the outputs of the explainable file that :attr:`sides` names, of one image or several:
+                arrays, or OrtValues as well.
             feeds: {optional input of the file: one entry for all copies, or one for each}.
             of: (K,) which of the images in ``sides`` each copy is of; None: as many images as copies, or one
                 for all.
@@ -127,8 +143,7 @@ class Tail:
 
         Raises:
             BadTail: the tail is missing, or belongs to another file.
-            TensorError: sides are missing, or something has another shape or number of entries; device
-                tensors that would have to be cut or repeated.
+            TensorError: sides are missing, or something has another shape or number of entries.
             ProviderError: the run fails.
         """
         return self._run(activations, sides or {}, feeds or {}, of, False)
@@ -222,7 +237,8 @@ class Tail:
         for name, array in feeds.items():
             self._check_feed(session, name, array, count)
         fetch = [o.name for o in session.outputs if with_gradients or o.name != self.layer.gradients]
-        piece = self.fixed or count
+        fixed = session.inputs[0].shape[0]
+        piece = fixed // rows if isinstance(fixed, int) else count
         parts = []
         for start in range(0, count, piece):
             taken = np.minimum(np.arange(start, start + piece), count - 1)  # the last again where it is short
@@ -237,17 +253,15 @@ class Tail:
         return {n: np.concatenate([p[n] for p in parts]) if len(parts) > 1 else parts[0][n] for n in fetch}
 
     def _taken(self, value: Any, rows: int, index: NDArray[np.int64]) -> Any:
-        """:func:`rows_of` an array; a device tensor as it is."""
-        if isinstance(value, np.ndarray):
-            return rows_of(value, rows, index)
-        in_order = np.array_equal(index, np.arange(len(index)))
-        if rows and (not in_order or shape_of(value)[0] != rows * len(index)):
-            raise TensorError(
-                f"What follows {self.layer.name!r} takes device tensors as they are, in one run: of as many "
-                f"copies as all else{f' and as the fixed batch, {self.fixed},' if self.fixed else ''} and in "
-                "that order. Give host arrays."
-            )
-        return value
+        """:func:`rows_of`, taken on the session's device of what is there or would cross to it repeatedly."""
+        wanted, on_host = rows * len(index), isinstance(value, np.ndarray)
+        if rows == 0 or (shape_of(value)[0] == wanted and np.array_equal(index, np.arange(len(index)))):
+            return value
+        is_float = value.dtype == np.float32 if on_host else value.data_type() == "tensor(float)"
+        pick = self.session.beside("pick.onnx") if is_float else None
+        if pick is None or (on_host and len(value) >= wanted):
+            return rows_of(value if on_host else value.numpy(), rows, index)
+        return pick({"x": value, "entries": (index[:, None] * rows + np.arange(rows)).ravel()})
 
     def _images(
         self, sides: Mapping[str, Any], count: int, of: Sequence[int] | NDArray[Any] | None

@@ -23,7 +23,6 @@ Array: TypeAlias = NDArray[np.float32]
 #: From float32 weights, of the rank of (K, C, ...grid) and broadcast to it, to K copies in the layer's own
 #: layout: an array, or an OrtValue on the device. They may be overwritten by the next call.
 Weigh: TypeAlias = Callable[[Array], Any]
-Repeat: TypeAlias = Callable[[int], Any]  #: from K to K copies as they are
 
 
 def on_device(tensor: NDArray[Any], layout: Layout, session: Session) -> Weigh | None:
@@ -54,13 +53,6 @@ def on_device(tensor: NDArray[Any], layout: Layout, session: Session) -> Weigh |
         return graph({"x": x, "weights": own, "grid": grid})
 
     return weigh
-
-
-def repeated(tensor: NDArray[Any], session: Session) -> Repeat | None:
-    """The same tensor so many times along its first axis, made on the device; None: see :func:`on_device`."""
-    weigh = on_device(tensor, Layout("NCHW"), session)  # axes in their own order, whatever they mean
-    ones = np.ones((1,) * (tensor.ndim - 1), np.float32)
-    return None if weigh is None else lambda count: weigh(np.repeat(ones[None], count, axis=0))
 
 
 def on_host(tensor: NDArray[Any], layout: Layout) -> Weigh:

@@ -11,13 +11,14 @@ import onnxruntime as ort
 import pytest
 
 from onnxcam import Explainer, methods
-from onnxcam.contract import Factor, Layout
+from onnxcam.contract import CLASS_INDEX, Factor, Layout
 from onnxcam.errors import TensorError
 from onnxcam.export import rewrite_onnx
 from onnxcam.grids import channels_first, put_back
 from onnxcam.methods import Method
 from onnxcam.session import Session
-from onnxcam.weighted import on_device, on_host, repeated
+from onnxcam.tail import Tail
+from onnxcam.weighted import on_device, on_host
 
 from .. import nets
 from ..export.test_half_precision import in_half
@@ -76,14 +77,6 @@ MASKED = nets.cnn(
 )
 MASKED.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.2), "b0"))
 CHANNELS = 4  #: of every layer here
-NETS = {
-    "plain": (nets.cnn(), "r"),
-    "around": (RESIDUAL, "d"),
-    "local": (network(BODIES["what goes around"], (7, 9)), "r"),
-    "class token": (CLASS_TOKEN, "r"),
-    "channels last": (CHANNELS_LAST, "r"),
-    "signal": (SIGNAL, "r"),
-}
 
 
 @pytest.fixture
@@ -98,6 +91,26 @@ def written(net, layer, folder):
     onnx.save(net, folder / "model.onnx")
     rewrite_onnx(folder / "model.onnx", folder / "model.cam.onnx", layers=layer, tail=True)
     return folder / "model.cam.onnx"
+
+
+def fixed(net, batch):
+    """A network that takes so many images."""
+    made = onnx.ModelProto()
+    made.CopyFrom(net)
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    return made
+
+
+NETS = {
+    "plain": (nets.cnn(), "r"),
+    "around": (RESIDUAL, "d"),
+    "fixed": (fixed(RESIDUAL, 2), "d"),
+    "local": (network(BODIES["what goes around"], (7, 9)), "r"),
+    "class token": (CLASS_TOKEN, "r"),
+    "channels last": (CHANNELS_LAST, "r"),
+    "signal": (SIGNAL, "r"),
+}
 
 
 def image(net, seed=0):
@@ -163,7 +176,6 @@ def test_halves_are_weighted_on_the_host(device):
     layout, shape = LAYOUTS["class token"]
     tensor = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
     assert on_device(tensor, layout, device) is None
-    assert repeated(tensor, device) is None
     weights = np.full((2, 1, 3, 4), 0.3, np.float32)
     made = on_host(tensor, layout)(weights)
     assert made.dtype == np.float16
@@ -195,14 +207,14 @@ def test_on_a_device_weights_alone_cross(name, tmp_path, provider):
         tensors = [there.record.layers[0].activations, *(side.name for side in record.sides)]
         assert fed
         assert all(isinstance(feeds[n], ort.OrtValue) for feeds in fed for n in tensors)
-        # Each tensor once; of every copy its weights, of channels or of cells, and a number for each side.
+        # Each tensor once, and of every copy its weights, of channels or of cells.
         once = [math.prod(fed[0][n].shape()[1:]) for n in tensors]
         cells, places = found.maps[0].size, once[0] // CHANNELS  # a class token has no weight, but a place
         alone = method == "reciprocam" and record.local
         copies = 1 if alone else 1 + CHANNELS if method == "ablationcam" else cells
         each = 1 if alone else CHANNELS if method == "ablationcam" else places
         numbers = sum(a.size for a in crossed if a.dtype == np.float32)
-        assert numbers == sum(once) + copies * (each + len(record.sides))
+        assert numbers == sum(once) + copies * each
 
 
 def test_a_side_that_is_no_number_is_repeated_on_the_host(tmp_path, provider):
@@ -217,25 +229,18 @@ def test_a_side_that_is_no_number_is_repeated_on_the_host(tmp_path, provider):
     assert [len(feeds["cam.side.0"]) for feeds in fed] == [3, 2]
 
 
-@pytest.mark.parametrize("name", ["fixed", "half", "windows"])
+@pytest.mark.parametrize("name", ["half", "windows"])
 def test_what_goes_the_hosts_way(name, tmp_path, provider):
-    net, layer = onnx.ModelProto(), "q" if name == "windows" else "d"
-    net.CopyFrom(WINDOWS if name == "windows" else RESIDUAL)
-    if name == "half":
-        net = in_half(net)
-    if name == "fixed":
-        for value in (*net.graph.input, *net.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 2
+    net, layer = (in_half(RESIDUAL), "d") if name == "half" else (WINDOWS, "q")
     path, x = written(net, layer, tmp_path), image(net).astype(np.float16 if name == "half" else np.float32)
-    there, fed, crossed = bound(path, layer, provider, max_batch=3)
+    there, fed, _ = bound(path, layer, provider, max_batch=3)
     for method in METHODS:
         expected = Explainer(path, "cpu", max_batch=3).explain_tensor(x, method, 3)
         found = there.explain_tensor(x, method, 3)
         tolerance = 2e-2 if name == "half" or provider != "cpu" else 1e-5
         scale = np.abs(expected.maps).max()
         np.testing.assert_allclose(found.maps, expected.maps, rtol=0, atol=tolerance * scale)
-    assert not crossed
-    assert all(isinstance(value, np.ndarray) for feeds in fed for value in feeds.values())
+    assert all(isinstance(feeds[f"cam.activations.{layer}"], np.ndarray) for feeds in fed)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -276,35 +281,56 @@ def test_weights_that_do_not_fit(shape, tmp_path):
         explainer.explain_tensor(image(nets.cnn()), method)
 
 
-@pytest.mark.parametrize(
-    ("copies", "images", "batch", "message"),
-    [
-        (
-            3,
-            1,
-            None,
-            r"^What follows 'd' takes device tensors as they are, in one run: of as many copies as all",
-        ),
-        (
-            3,
-            3,
-            2,
-            r"of as many copies as all else and as the fixed batch, 2, and in that order\. Give host arr",
-        ),
-    ],
-    ids=["sides of one image", "a fixed batch"],
-)
-def test_device_tensors_are_not_cut_or_repeated(copies, images, batch, message, tmp_path):
-    net = onnx.ModelProto()
-    net.CopyFrom(RESIDUAL)
-    if batch:
-        for value in (*net.graph.input, *net.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-    explainer, *_ = bound(written(net, "d", tmp_path), "d", "cpu")
+# -- the tail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_device_tensors_are_cut_and_repeated_there(batch, tmp_path, provider):
+    net = fixed(RESIDUAL, batch) if batch else RESIDUAL
+    path = written(net, "d", tmp_path)
+    explainer, fed, crossed = bound(path, "d", provider)
     tail = explainer._file.tail("d")
+    a, side = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
+    there = [ort.OrtValue.ortvalue_from_numpy(array, *tail.session._device) for array in (a, side)]
+    of, classes = np.array([2, 0, 0, 1, 2]), {CLASS_INDEX: np.arange(5)}
+    host = Tail(path, explainer.record, "d", providers="cpu")
+    expected = host.gradients(a[of], {"cam.side.0": side}, classes, of)
+    found = tail.gradients(tail.copies(there[0], of), {"cam.side.0": there[1]}, classes, of)
+    for name, array in expected.items():
+        tolerance = 1e-5 if provider == "cpu" else 1e-2
+        np.testing.assert_allclose(found[name], array, rtol=tolerance, atol=tolerance)
+    assert len(fed) == (3 if batch else 1)
+    assert all(
+        isinstance(feeds[n], ort.OrtValue) for feeds in fed for n in ("cam.activations.d", "cam.side.0")
+    )
+    assert all(array.dtype == np.int64 for array in crossed)  # which of them
 
-    def made(count):
-        return ort.OrtValue.ortvalue_from_numpy(np.ones((count, 4, 8, 8), np.float32))
 
-    with pytest.raises(TensorError, match=message):
-        tail.scores(made(copies), {"cam.side.0": made(images)})
+def test_many_targets_of_an_image_are_told_of_its_activations_once(tmp_path, provider):
+    path, x = written(RESIDUAL, "d", tmp_path), image(RESIDUAL)
+    there, fed, crossed = bound(path, "d", provider)
+    target = [[4, 2, 0, 1]]
+    found = there.explain_tensor(x, "gradcam", target)
+    expected = Explainer(path, "cpu").explain_tensor(x, "gradcam", target)
+    tolerance = 1e-5 if provider == "cpu" else 1e-2
+    np.testing.assert_allclose(found.maps, expected.maps, atol=tolerance * np.abs(expected.maps).max())
+    assert [feeds["cam.activations.d"].shape()[0] for feeds in fed] == [3]
+    assert [a.shape for a in crossed if a.dtype == np.float32] == [(1, 4, 8, 8)] * 2  # and what goes around
+
+
+def test_windows_of_an_image_follow_each_other(tmp_path):
+    path = written(WINDOWS, "q", tmp_path)
+    explainer, *_ = bound(path, "q", "cpu")
+    tail = explainer._file.tail("q")
+    a = np.random.default_rng(0).standard_normal((3 * 4, 16, 4)).astype(np.float32)
+    of = [1, 1, 0, 2, 2]
+    picked = tail.copies(a, of)
+    np.testing.assert_array_equal(picked.numpy(), a.reshape(3, 4, 16, 4)[of].reshape(20, 16, 4))
+    halves = tail.copies(a.astype(np.float16), of)  # on the host
+    np.testing.assert_array_equal(halves, picked.numpy().astype(np.float16))
+    for wrong in (-1, 3):
+        message = rf"^The activations of 'q' are of 3 images, 0 to 2, and `of` names {wrong}\.$"
+        with pytest.raises(TensorError, match=message):
+            tail.copies(a, [1, wrong, 0])
+    some = tail.copies(a, [2, 0])  # fewer than there are: what is left out need not cross
+    np.testing.assert_array_equal(some, a.reshape(3, 4, 16, 4)[[2, 0]].reshape(8, 16, 4))
