@@ -63,15 +63,17 @@ def require(record: Record, method: str, layers: Sequence[str]) -> Fused:
     """:func:`find`, for what is nowhere else: the layers' tensors are no outputs of the file.
 
     Raises:
-        MethodError: the file does not hold the map; the message names those that it does.
+        MethodError: the file does not hold the map; the message names those that it does, if any.
     """
     found = find(record, method, layers)
     if found is None:
         at = f" at {', '.join(map(repr, layers))}" if layers else ""
+        held = ", ".join(map(told, record.fused))
+        anew = f"the model with fuse={method!r} (`--fuse {method}`)"
+        instead = f"It holds {held}: take one of these, or rewrite {anew}." if held else f"Rewrite {anew}."
+        others = "" if record.maps_only else " `onnxcam inspect FILE` lists what else it can be asked for."
         raise MethodError(
-            f"The file holds no map of the method '{method}'{at}, and not what it is made of: it holds "
-            f"{', '.join(map(told, record.fused)) or 'none'}. Take one of these, or rewrite the model with "
-            f"fuse={method!r} (`--fuse {method}`)."
+            f"The file holds no map of the method '{method}'{at}, nor what it is made of. {instead}{others}"
         )
     return found
 
