@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 
 from . import postprocess, rows, weighted
 from .contract import (
-    BOX,
     CHOICES,
-    CHOSEN_BOX,
-    CHOSEN_REGION,
     CLASS_INDEX,
-    EMBEDDING,
-    REFERENCE,
-    REGION,
     SCORE,
     TOP_CLASS,
     Score,
@@ -31,7 +25,6 @@ from .contract import (
 from .errors import TensorError
 from .feeds import shape_of
 from .grids import channels_first, put_back
-from .rows import Rows
 from .session import Session, TensorInfo
 from .softmax import softmax
 from .tail import Patches, Tail
@@ -410,29 +403,6 @@ def gives_logits(score: Score) -> bool:
     """Whether a classifier's own output is what a softmax would make probabilities of."""
     raw = score.activation is None and not score.probability
     return score.task == "classification" and raw and score.classes != 1
-
-
-#: What the file chose, by the input that would have said it.
-_CHOSEN = {BOX: CHOSEN_BOX, REGION: CHOSEN_REGION}
-
-
-def pinned(run: Rows, classes: NDArray[np.int64], own: bool = False) -> Targets:
-    """The rows of a run with what the file chose for them, so that a changed image is asked the same.
-
-    Args:
-        run: of the unchanged images.
-        classes: per row the class that was explained, or -1.
-        own: an embedding without a reference is compared with that of the unchanged image.
-    """
-    wanted = run.targets
-    feeds = []
-    for row, given in enumerate(wanted.feeds or ({},) * len(classes)):
-        chosen = {name: run.arrays[told][row] for name, told in _CHOSEN.items() if told in run.arrays}
-        if own and EMBEDDING in run.arrays:
-            given = {REFERENCE: run.arrays[EMBEDDING][row], **given}
-        feeds.append({**given, **chosen})
-    class_index = np.where(classes < 0, wanted.class_index, classes)
-    return replace(wanted, class_index=class_index, feeds=tuple(feeds) if any(feeds) else ())
 
 
 def probabilities(table: Array) -> Array:
