@@ -233,8 +233,9 @@ def _converted(model: ir.Model, opset: int) -> ir.Model:
 
 
 def _through_proto(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
-    """What a tool of ONNX's makes of a model; it sees no large weight, and the nodes' metadata survive."""
+    """What a tool of ONNX's makes of a model; it sees no large weight, and names and metadata survive."""
     metadata = {v.name: (dict(n.metadata_props), n.name) for n in model.graph for v in n.outputs if v.name}
+    places = {place: v.name for place, v in _places(model.graph).items()}
     with _without_big_weights(model) as big:
         proto = change(ir.to_proto(model))
     changed = ir.from_proto(proto)
@@ -243,6 +244,11 @@ def _through_proto(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.Mod
         inputs[name].const_value = tensor
         changed.graph.register_initializer(inputs[name])
     passes.RemoveInitializersFromInputsPass()(changed)
+    kept = {v.name for node in changed.graph for v in node.outputs}
+    for place, value in _places(changed.graph).items():
+        before = places.get(place)
+        if before and before not in kept:
+            value.name = before
     for node in changed.graph:
         for v in node.outputs:
             if v.name in metadata:
@@ -251,6 +257,19 @@ def _through_proto(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.Mod
                 node.name = node.name or name_of_node
     changed.metadata_props.update(model.metadata_props)
     return changed
+
+
+def _places(graph: ir.Graph) -> dict[tuple[str | None, str | None, int], ir.Value]:
+    """Values by the first input of the node that makes them, and by who reads them as which input.
+
+    Where the converter has put another node in one's place (Resize for Upsample), its result has a new name.
+    """
+    found = {}
+    for node in graph:
+        if node.inputs and node.inputs[0] is not None:
+            for reader, index in node.outputs[0].uses():
+                found[node.inputs[0].name, reader.outputs[0].name, index] = node.outputs[0]
+    return found
 
 
 def _keep_resizing(graph: ir.Graph) -> None:

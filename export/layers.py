@@ -164,6 +164,7 @@ class Names:
         self._values = {v.name for n in graph for v in n.outputs if v.name}
         self._values |= {v.name for v in graph.inputs if v.name}
         self._nodes = {n.name: n.outputs[0].name for n in graph if n.name and n.outputs and n.outputs[0].name}
+        self._fed = {v.name for v in fed(graph)}
         self._modules = _module_outputs(graph)
         self._inside: dict[str, ir.Node] = {}
         for node in graph:
@@ -182,6 +183,10 @@ class Names:
     def __contains__(self, value: ir.Value) -> bool:
         """Whether a value has been there before."""
         return value.name in self._values
+
+    def is_fed(self, tensor: str) -> bool:
+        """Whether a tensor depends on the inputs."""
+        return tensor in self._fed
 
     def of(self, value: ir.Value) -> str:
         """The name to show for a value."""

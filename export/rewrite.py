@@ -186,6 +186,11 @@ def choose(
     chosen = {}
     for name, tensor in tensors.items():
         value = values.get(tensor)
+        if value is None and names.is_fed(tensor):
+            raise UnknownLayer(
+                f"The layer {name!r} is gone: the conversion of the opset has replaced it, or it is a size "
+                "that is known beforehand. `onnxcam layers MODEL` lists the layers that can be explained."
+            )
         if value is None:
             raise UnknownLayer(
                 f"The layer {name!r} is the constant {tensor!r}: it does not depend on the input."

@@ -263,22 +263,42 @@ def test_a_module_returns_no_weight(tmp_path):
     assert resolved(model, "conv", tmp_path) == "c"
 
 
-def test_what_a_conversion_of_the_opset_made_is_not_offered(tmp_path):
-    """Upsample becomes a Resize whose result has another name, by which nobody can ask for it."""
-    model = nets.model(
-        "c = Conv<pads=[1,1,1,1]>(x, w) u = Upsample(c, twice) r = Relu(u) "
+def upsampling(body):
+    twice = {"twice": np.array([1, 1, 2, 2], np.float32)}
+    return nets.model(
+        f"c = Conv<pads=[1,1,1,1]>(x, w) {body} "
         "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, v, b)",
-        initializers={
-            **nets.weights(w=(4, 3, 3, 3), v=(5, 4), b=(5,)),
-            "twice": np.array([1, 1, 2, 2], np.float32),
-        },
+        initializers={**nets.weights(w=(4, 3, 3, 3), v=(5, 4), b=(5,)), **twice},
         opset=9,
         ir_version=4,
     )
-    offered = [layer.name for layer in list_layers(model)]
-    assert offered == ["r", "c"]
+
+
+@pytest.mark.parametrize(
+    ("body", "offered"),
+    [
+        ("u = Upsample(c, twice) r = Relu(u)", ["r", "u", "c"]),
+        # Of two in a row neither is found again, and nobody can ask for them by their new names.
+        ("s = Upsample(c, twice) u = Upsample(s, twice) r = Relu(u)", ["r", "c"]),
+    ],
+    ids=["one", "two"],
+)
+def test_what_a_conversion_of_the_opset_made_is_offered_by_its_old_name_or_not_at_all(
+    tmp_path, body, offered
+):
+    """Upsample becomes a Resize, whose result the converter gives another name."""
+    model = upsampling(body)
+    assert [layer.name for layer in list_layers(model)] == offered
     for name in offered:
         assert resolved(model, name, tmp_path) == name
+
+
+def test_a_layer_that_a_conversion_of_the_opset_replaced_is_refused(tmp_path):
+    model = upsampling("s = Upsample(c, twice) u = Upsample(s, twice) r = Relu(u)")
+    with pytest.raises(
+        UnknownLayer, match=r"^The layer 's' is gone: .*replaced.* `onnxcam layers MODEL` lists"
+    ):
+        resolved(model, "s", tmp_path)
 
 
 def test_layers_inside_of_local_functions_are_offered_by_the_names_that_they_resolve_to(tmp_path):
