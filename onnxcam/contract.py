@@ -356,7 +356,7 @@ class Record:
                 "Upgrade onnxcam (`pip install -U onnxcam`) or rewrite the source model with this version."
             )
         try:
-            return typing.cast(Record, _build(cls, body, "record"))
+            return typing.cast(Record, build(cls, body, "record"))
         except (TypeError, ValueError, KeyError) as e:
             raise BadRecord(f"The file's onnxcam record is damaged: {e}. Rewrite the source model.") from e
 
@@ -407,13 +407,19 @@ def make_preprocess(fields: Mapping[str, Any]) -> Preprocess:
     if unknown:
         raise ValueError(f"Unknown preprocessing field {unknown[0]!r}; the fields are {', '.join(known)}.")
     try:
-        return typing.cast(Preprocess, _build(Preprocess, plain, "preprocess"))
+        return typing.cast(Preprocess, build(Preprocess, plain, "preprocess"))
     except (TypeError, ValueError) as e:
         raise ValueError(f"Unusable preprocessing: {e}.") from e
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """``value`` (plain JSON) as the annotated type ``kind``; TypeError or ValueError if it is not one."""
+def build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (plain JSON) as the annotated type ``kind``.
+
+    Fields that a dataclass does not know are from a later revision of the same schema: ignored.
+
+    Raises:
+        TypeError, ValueError: it is none; ``where`` says where it stands.
+    """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -429,17 +435,16 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         ]
         if missing:
             raise ValueError(f"{where} has no '{missing[0]}'")
-        # Fields that we do not know are from a later revision of the same schema: ignored.
-        return kind(**{n: _build(hints[n], v, f"{where}.{n}") for n, v in value.items() if n in fields})  # type: ignore[operator]
+        return kind(**{n: build(hints[n], v, f"{where}.{n}") for n, v in value.items() if n in fields})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         args = tuple(arm for arm in args if arm is not type(None))
         if len(args) == 1:  # an optional value: why it does not fit is worth saying
-            return _build(args[0], value, where)
+            return build(args[0], value, where)
         for arm in args:
             try:
-                return _build(arm, value, where)
+                return build(arm, value, where)
             except (TypeError, ValueError):
                 continue
         raise TypeError(f"{where} is {value!r}")
@@ -451,10 +456,14 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise TypeError(f"{where} is {value!r}, not a list")
         if args[-1] is Ellipsis:
-            return tuple(_build(args[0], v, where) for v in value)
+            return tuple(build(args[0], v, where) for v in value)
         if len(args) != len(value):
             raise ValueError(f"{where} has {len(value)} entries, not {len(args)}")
-        return tuple(_build(a, v, where) for a, v in zip(args, value, strict=True))
+        return tuple(build(a, v, where) for a, v in zip(args, value, strict=True))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{where} is {value!r}, not an object")
+        return {build(args[0], k, where): build(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -26,7 +26,7 @@ from .perturbation import Passes, Progress
 from .providers import Provider
 from .request import File, Request
 from .result import Explanation
-from .session import Node
+from .session import Node, TensorInfo
 from .smoothing import Smooth
 from .tail import Tail
 from .targets import Targets
@@ -108,6 +108,11 @@ class Explainer:
         self.preprocess = self.record.preprocess if preprocess is None else self._resolve(preprocess)
         tail = functools.cache(lambda layer: Tail(model, self.record, layer, **how))
         self._file = File(self._session, self._image, self._channels(), max_batch, tail)
+
+    @property
+    def input(self) -> TensorInfo:
+        """The input that takes the image."""
+        return self._image
 
     def placement(self) -> dict[str, tuple[Node, ...]] | None:
         """The nodes that each provider runs; None unless ``record_placement``, or if it cannot be known."""
@@ -266,8 +271,9 @@ class Explainer:
             )
         if self._count is not None and len(labels) != self._count:
             raise InputError(
-                f"labels has {len(labels)} names, but the model has {self._count} classes: which name "
-                "belongs to which class cannot be known."
+                f"labels (`--labels`) has {len(labels)} name{'s' * (len(labels) != 1)}, but the model has "
+                f"{self._count} class{'es' * (self._count != 1)}: which name belongs to which class cannot "
+                "be known."
             )
         return tuple(labels)
 
@@ -493,8 +499,7 @@ def _fusion(request: Request, fuse: str | None, scale: str) -> str:
         if scale == "batch":
             raise MethodError(
                 f"{finished}each image's scaled on its own: leave scale='batch' out, or rewrite the model "
-                f"with fuse={{'method': '{name}', 'scaled': False, 'size': 'layer'}} (`--fuse {name} "
-                "--fuse-raw --fuse-size layer`)."
+                f"with fuse={{'method': '{name}', 'scaled': False}} (`--fuse {name} --fuse-raw`)."
             )
         if len(held.layers) > 1 and fuse not in (None, held.fuse):
             raise MethodError(

@@ -139,6 +139,21 @@ def apply(
     return np.ascontiguousarray(values, dtype=dtype), geometry
 
 
+def placed(photo: tuple[int, int], preprocess: Preprocess) -> Geometry:
+    """Where a photo of (H, W) pixels lies in the input that :func:`apply` makes of it."""
+    resized, size = _resized_size(photo, preprocess), preprocess.size
+    if preprocess.fit == "letterbox":
+        top_left = preprocess.anchor == "top-left"
+        offset = tuple(0 if top_left else (n - r) // 2 for n, r in zip(size, resized, strict=True))
+    else:
+        # torchvision's CenterCrop: round half to even; a photo that is too small gets black bars.
+        offset = tuple(
+            -round((r - n) / 2) if r >= n else (n - r) // 2 for n, r in zip(size, resized, strict=True)
+        )
+    scale = (resized[0] / photo[0], resized[1] / photo[1])
+    return Geometry(photo, size, scale, cast(tuple[float, float], tuple(map(float, offset))))
+
+
 def to_photo(grid: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
     """A map over the model's whole input, interpolated at every pixel of the photo.
 
@@ -239,19 +254,8 @@ def _lerp(cells: int, geometry: Geometry, axis: int) -> NDArray[np.float32]:
 
 def _place(image: Photo, p: Preprocess) -> tuple[Photo, Geometry]:
     """The photo resized and cut or padded to the input's size."""
-    photo = cast(tuple[int, int], image.shape[:2])
-    resized = _resized_size(photo, p)
-    scale = (resized[0] / photo[0], resized[1] / photo[1])
-    if p.fit == "letterbox":
-        offset = tuple(
-            0 if p.anchor == "top-left" else (n - r) // 2 for n, r in zip(p.size, resized, strict=True)
-        )
-    else:
-        # torchvision's CenterCrop: round half to even; a photo that is too small gets black bars.
-        offset = tuple(
-            -round((r - n) / 2) if r >= n else (n - r) // 2 for n, r in zip(p.size, resized, strict=True)
-        )
-    geometry = Geometry(photo, p.size, scale, cast(tuple[float, float], tuple(map(float, offset))))
+    geometry = placed(cast(tuple[int, int], image.shape[:2]), p)
+    resized, offset = _resized_size(geometry.photo, p), [int(o) for o in geometry.offset]
     inside = [range(max(-o, 0), min(n - o, r)) for o, n, r in zip(offset, p.size, resized, strict=True)]
     pixels = resize(image, resized, p.interpolation, p.antialias, (inside[0], inside[1]))
     top, left = (max(o, 0) for o in offset)

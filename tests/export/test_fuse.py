@@ -371,7 +371,7 @@ def test_the_explainer_reads_a_file_of_maps_alone(tmp_path):
     [
         (
             {"scale": "batch"},
-            r"each image's scaled on its own: leave scale='batch' out, .* --fuse-raw --fuse-size layer`\)\.$",
+            r"each image's scaled on its own: leave scale='batch' out, .* --fuse-raw`\)\.$",
         ),
         (
             {"fuse": "max"},

@@ -406,7 +406,7 @@ def test_max_batch_is_checked(tiny):
     [
         ("names.txt", r"labels is a list with one name per class; `onnxcam explain --labels` reads a file"),
         ([1, 2, 3, 4, 5], "labels is a list with one name per class"),
-        (["a", "b"], "labels has 2 names, but the model has 5 classes: which name belongs to which class"),
+        (["a", "b"], r"labels \(`--labels`\) has 2 names, but the model has 5 classes: which name"),
     ],
 )
 def test_unusable_labels(tiny, labels, message):
