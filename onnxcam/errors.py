@@ -14,7 +14,8 @@ OnnxcamError
 │   ├── NotExplainable      it has no onnxcam record
 │   ├── SchemaTooNew        the record was written by a newer onnxcam
 │   ├── BadRecord           the record is damaged
-│   └── BadTail             the file of what follows a layer is missing, or another one
+│   ├── BadTail             the file of what follows a layer is missing, or another one
+│   └── BadRecording         a recording is missing or damaged
 ├── InputError              the data given to a call
 │   ├── ImageError          an image that cannot be read
 │   ├── TensorError         wrong rank, channels, dtype, size, or not finite
@@ -87,6 +88,10 @@ class BadRecord(ExplainableFileError):
 
 class BadTail(ExplainableFileError):
     """The file of what follows a layer is missing, or another one."""
+
+
+class BadRecording(ExplainableFileError):
+    """A recording is missing, damaged or of a newer onnxcam."""
 
 
 class InputError(OnnxcamError):

@@ -1,0 +1,1 @@
+"""Two recordings of the same photos: do the models say the same, and for the same reason?"""
