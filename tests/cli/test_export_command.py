@@ -68,7 +68,9 @@ def test_export_of_a_factory_in_the_current_folder(cli, here):
 
 @pytest.mark.parametrize("spec", ["cli_models:make", "cli_models:Net", "cli_models:space.net"])
 def test_a_model_is_a_factory_a_class_or_an_object(here, spec):
-    assert isinstance(export.make_module(spec), torch.nn.Module)
+    from onnxcam.export.factory import make_module
+
+    assert isinstance(make_module(spec), torch.nn.Module)
 
 
 def test_everything_reaches_the_library(cli, here, monkeypatch):
