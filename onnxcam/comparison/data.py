@@ -133,11 +133,13 @@ class Comparison:
         measure: whose agreement decides about the reason.
         threshold: of it.
         shares: of the photos: ``same_answer`` and ``same_reason``, and ``top5``, where it is known.
-        statistics: {measure: its distribution at the judged pair}, and of ``score_difference``.
+        statistics: {measure: its distribution at the judged pair}, and of ``score_difference``; without those
+            that are defined for no photo.
         by_class: the reference's classes, the least agreeing first.
-        by_layer: {pair: {measure: its distribution}}.
+        by_layer: {pair: {measure: its distribution}}, likewise.
         parts: the first pair whose mean agreement misses the threshold; None if none does.
         seed: of the bootstrap.
+        notes: sentences on what had to be assumed, as where a photo lies in an input of unknown preprocessing.
     """
 
     reference: Maker
@@ -154,6 +156,7 @@ class Comparison:
     by_layer: Mapping[str, Mapping[str, Statistic]]
     parts: Pair | None
     seed: int
+    notes: tuple[str, ...] = ()
 
     def data(self) -> dict[str, Any]:
         """As plain values, for JSON."""

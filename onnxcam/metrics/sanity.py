@@ -6,6 +6,8 @@ Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim, "Sanity Checks for Saliency 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +74,27 @@ def ssim(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
         return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5], np.float64)
 
     a, b = (m.astype(np.float64) for m in (first, second))
+    return structural_similarity(a, b, mean)
+
+
+def structural_similarity(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    mean: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    correction: float = 1.0,
+) -> float:
+    """The mean of Wang et al.'s index over windows, equation 13, with K = (0.01, 0.03).
+
+    Args:
+        a: (H, W) in [0, 1].
+        b: likewise.
+        mean: of an array in each window.
+        correction: n / (n - 1) for sample covariances of n pixels; 1 for those of the paper.
+    """
     ma, mb = mean(a), mean(b)
-    va, vb, cov = mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb
+    va, vb, cov = (
+        correction * v for v in (mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb)
+    )
     c1, c2 = 0.01**2, 0.03**2
     index = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2))
     return float(index.mean())
