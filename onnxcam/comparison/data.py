@@ -139,7 +139,7 @@ class Comparison:
         by_layer: {pair: {measure: its distribution}}, likewise.
         parts: the first pair whose mean agreement misses the threshold; None if none does.
         seed: of the bootstrap.
-        notes: sentences on what had to be assumed, as where a photo lies in an input of unknown preprocessing.
+        notes: sentences on what had to be assumed, as where a photo lies in an unknown input.
     """
 
     reference: Maker
