@@ -11,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from .folder import write_whole
 SCHEMA = 1  #: the newest schema that this version reads and the one it writes
 SUFFIX = ".npz"
 _ARRAYS = {"sizes": 2, "class_ids": 1, "scores": 1}  #: the arrays of every recording, and their ranks
+_WHOLE = ("sizes", "class_ids")  #: those of whole numbers
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,17 @@ class Recording:
         return arrays | {f"maps/{i}": self.maps[name] for i, name in enumerate(self.maker.layers)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all; the same recording becomes the same bytes.
 
         Raises:
+            BadRecording: it contradicts itself, so that it could not be read again.
             OutputError: it cannot be written.
         """
-        stream = io.BytesIO()
-        np.savez_compressed(stream, allow_pickle=False, **self.arrays())
-        write_whole(Path(path), stream.getvalue())
+        try:
+            _check(self)
+        except ValueError as e:
+            raise BadRecording(f"The recording is not written to '{os.fspath(path)}': {e}.") from e
+        write_whole(Path(path), _packed(self.arrays()))
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
@@ -130,13 +135,14 @@ def load(path: str | os.PathLike[str]) -> Recording:
     """
     what = f"'{os.fspath(path)}'"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _unpacked(path)
     except FileNotFoundError:
-        raise BadRecording(f"There is no recording {what}.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as e:
-        # AttributeError: a lone array, which np.load gives as it is
-        raise BadRecording(f"{what} is no recording: {e}. `onnxcam record` makes one.") from e
+        raise BadRecording(f"There is no recording {what}. `onnxcam record` makes one.") from None
+    except Exception as e:  # zipfile, zlib and NumPy have no common error for what is damaged
+        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+        raise BadRecording(
+            f"{what} is no recording, or a damaged one: {reason.rstrip('.')}. `onnxcam record` makes one."
+        ) from e
     return _parsed(arrays, what)
 
 
@@ -169,6 +175,29 @@ def joined(parts: Sequence[Recording]) -> Recording:
     )
 
 
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    # Not numpy.savez: its entries are the arguments of a function, and their dates are its own business.
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:  # dated 1980, always
+                np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _unpacked(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    arrays = {}
+    with zipfile.ZipFile(path) as file:
+        for entry in file.namelist():
+            name = entry.removesuffix(".npy")
+            with file.open(entry) as stream:  # one that is not known, too: it may be a damaged name
+                if name in ("about", "outputs", *_ARRAYS) or name.startswith("maps/"):
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                    if stream.read(1):  # reading up to the end checks the sum, too
+                        raise ValueError(f"the entry '{name}' is longer than its shape")
+    return arrays
+
+
 def _parsed(arrays: Mapping[str, NDArray[Any]], what: str) -> Recording:
     again = (
         "Record it again with `onnxcam record`, or see docs/recording.md for how other programs write one."
@@ -176,8 +205,11 @@ def _parsed(arrays: Mapping[str, NDArray[Any]], what: str) -> Recording:
     missing = [name for name in ("about", *_ARRAYS) if name not in arrays]
     if missing:
         raise BadRecording(f"{what} is no recording: it has no entry '{missing[0]}'. {again}")
+    text = arrays["about"]
+    if text.dtype.kind not in "iu" or text.dtype.itemsize != 1:
+        raise BadRecording(f"The entry 'about' of {what} is {text.dtype}, not bytes (uint8). {again}")
     try:
-        about = json.loads(arrays["about"].astype(np.uint8).tobytes().decode("utf-8", "surrogatepass"))
+        about = json.loads(text.tobytes().decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as e:
         raise BadRecording(f"The entry 'about' of {what} is not JSON: {e}. {again}") from e
     schema = about.get("schema") if isinstance(about, dict) else None
@@ -189,62 +221,81 @@ def _parsed(arrays: Mapping[str, NDArray[Any]], what: str) -> Recording:
             "(`pip install -U onnxcam`)."
         )
     try:
-        maker: Maker = build(Maker, about.get("maker"), "maker")
-        texts = {
-            name: build(tuple[str, ...], about.get(name, []), name) for name in ("names", "sha256", "labels")
-        }
-        skipped = build(tuple[tuple[str, str], ...], about.get("skipped", []), "skipped")
-        return _checked(maker, texts, skipped, arrays)
-    except (TypeError, ValueError, KeyError) as e:
+        made = _made(about, arrays)
+        _check(made)
+    except (TypeError, ValueError) as e:
         raise BadRecording(f"The recording {what} is damaged: {e}. {again}") from e
+    return made
 
 
-def _checked(
-    maker: Maker,
-    texts: Mapping[str, tuple[str, ...]],
-    skipped: tuple[tuple[str, str], ...],
-    arrays: Mapping[str, NDArray[Any]],
-) -> Recording:
-    """The recording, if its parts fit together; ValueError if they do not."""
-    names = texts["names"]
-    count = len(names)
-    texts = {k: v or ("",) * count for k, v in texts.items()}  # what is left out is unknown
-    maps = {f"maps/{i}": layer for i, layer in enumerate(maker.layers)}
-    ranks = {**_ARRAYS, **dict.fromkeys(maps, 3)} | ({"outputs": 2} if "outputs" in arrays else {})
-    for name, rank in ranks.items():
-        array = arrays.get(name)
-        if array is None:
-            raise ValueError(f"it has no entry '{name}', the maps of the layer '{maps[name]}'")
-        if array.ndim != rank or len(array) != count or array.dtype.kind not in "fiu":
-            raise ValueError(
-                f"'{name}' is {array.dtype} {array.shape}, not {rank} axes of numbers with {count} entries, "
-                "one for each photo"
-            )
-        if not array.size and count:
-            raise ValueError(f"'{name}' is empty: its shape is {array.shape}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"'{name}' holds NaN or infinity")
-    for name, values in texts.items():
-        if len(values) != count:
-            raise ValueError(f"'{name}' has {len(values)} entries for {count} photos")
-    if arrays["sizes"].shape[1] != 2 or (arrays["sizes"] < 1).any():
-        raise ValueError("'sizes' is to hold the height and width of each photo, in pixels")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < count else []
-    if twice:
-        raise ValueError(f"the photo '{twice[0]}' is there twice")
-    if maker.labels is not None and "outputs" in arrays and len(maker.labels) != arrays["outputs"].shape[1]:
-        raise ValueError(
-            f"there are {len(maker.labels)} labels for the {arrays['outputs'].shape[1]} classes of 'outputs'"
-        )
+def _made(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Recording:
+    """The recording; TypeError or ValueError where an entry is not what it is to be."""
+    maker: Maker = build(Maker, about.get("maker"), "maker")
+    names = build(tuple[str, ...], about.get("names"), "names")
+    unknown = [""] * len(names)
+    ranks = dict(_ARRAYS)
+    if "outputs" in arrays:
+        ranks["outputs"] = 2
+    for i, layer in enumerate(maker.layers):
+        if f"maps/{i}" not in arrays:
+            raise ValueError(f"it has no entry 'maps/{i}', the maps of the layer '{layer}'")
+        ranks[f"maps/{i}"] = 3
+    read = {name: _numbers(name, arrays[name], rank) for name, rank in ranks.items()}
     return Recording(
         maker,
         names,
-        texts["sha256"],
-        arrays["sizes"].astype(np.int64),
-        arrays["class_ids"].astype(np.int64),
-        texts["labels"],
-        arrays["scores"].astype(np.float32),
-        arrays["outputs"].astype(np.float32) if "outputs" in arrays else None,
-        {layer: arrays[name].astype(np.float32) for name, layer in maps.items()},
-        skipped,
+        build(tuple[str, ...], about.get("sha256", unknown), "sha256"),
+        read["sizes"],
+        read["class_ids"],
+        build(tuple[str, ...], about.get("labels", unknown), "labels"),
+        read["scores"],
+        read.get("outputs"),
+        {layer: read[f"maps/{i}"] for i, layer in enumerate(maker.layers)},
+        build(tuple[tuple[str, str], ...], about.get("skipped", []), "skipped"),
     )
+
+
+def _numbers(name: str, array: NDArray[Any], rank: int) -> NDArray[Any]:
+    if array.ndim != rank or array.dtype.kind not in "fiu":
+        axes = f"{rank} ax{'es' if rank > 1 else 'is'}"
+        raise ValueError(f"'{name}' is {array.dtype} {array.shape}, not numbers on {axes}")
+    if name not in _WHOLE:
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            return array.astype(np.float32)
+    with np.errstate(invalid="ignore"):  # of NaN, too, nothing whole is made that is equal to it
+        whole = array.astype(np.int64)
+    if (whole != array).any():
+        raise ValueError(f"'{name}' is {array.dtype} and holds what is no whole number")
+    return whole
+
+
+def _check(made: Recording) -> None:
+    """Raise ValueError if the parts of a recording do not fit together."""
+    count, labels = len(made), made.maker.labels
+    for name, n in Counter(made.maker.layers).items():
+        if n > 1:
+            raise ValueError(f"the layer '{name}' is there twice")
+    for name, n in Counter([*made.names, *(name for name, _ in made.skipped)]).items():
+        if n > 1:
+            raise ValueError(f"the photo '{name}' is there twice")
+    maps = {f"maps/{i}": made.maps[layer] for i, layer in enumerate(made.maker.layers)}
+    floats = {"scores": made.scores, **maps} | ({} if made.outputs is None else {"outputs": made.outputs})
+    arrays = {"sizes": made.sizes, "class_ids": made.class_ids, **floats}
+    for name, some in {"sha256": made.sha256, "labels": made.labels, **arrays}.items():
+        if len(some) != count:
+            raise ValueError(f"'{name}' has {len(some)} entries for {count} photos")
+    for name, array in floats.items():
+        if count and not array.size:
+            raise ValueError(f"'{name}' is empty: its shape is {array.shape}")
+        if not np.isfinite(array).all():
+            photo = made.names[int(np.argmin(np.isfinite(array.reshape(count, -1)).all(axis=1)))]
+            raise ValueError(f"'{name}' holds NaN or infinity, for the photo '{photo}'")
+    if made.sizes.shape[1] != 2 or (made.sizes < 1).any():
+        raise ValueError("'sizes' is to hold the height and width of each photo, in pixels")
+    classes = None if made.outputs is None or not count else made.outputs.shape[1]
+    if classes is not None and labels is not None and len(labels) != classes:
+        raise ValueError(f"there are {len(labels)} labels for the {classes} classes of 'outputs'")
+    for name, which in zip(made.names, made.class_ids.tolist(), strict=True):
+        if which < -1 or (classes is not None and which >= classes):
+            end = "" if classes is None else f" to {classes - 1}"
+            raise ValueError(f"the photo '{name}' has the class {which}: classes are 0{end}, -1 is none")
