@@ -124,7 +124,7 @@ def recorded(
         journals = [
             None if folder is None else Path(folder, f"{names[which]}{recorder.PARTIAL}") for which in live
         ]
-        made = recorder.record(asked, named, journals, batch=batch, progress=progress)
+        made = recorder.record(asked, named, journals, batch=batch, progress=progress) if live else []
         for which, result in zip(live, made, strict=True):
             found[which] = result
     first, second = found
@@ -223,7 +223,7 @@ def _session_options(side: Side) -> dict[str, Any]:
         level = {"disable": "ORT_DISABLE_ALL"}.get(
             side.optimization, f"ORT_ENABLE_{side.optimization.upper()}"
         )
-        options["graph_optimization_level"] = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+        options["graph_optimization_level"] = getattr(onnxruntime.GraphOptimizationLevel, level)
     return options
 
 
