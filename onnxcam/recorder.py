@@ -228,9 +228,9 @@ def record_to(
     journals = [journal_of(path) for path in paths]
     if len(set(journals)) < len(journals):
         raise InputError("Two sides are recorded into one file: name one for each.")
-    for path in map(Path, paths):
-        if path.is_dir():
-            raise OutputError(f"'{path}' is a folder: name a file for the recording.")
+    for path in paths:
+        if os.path.isdir(path):
+            raise OutputError(f"'{os.fspath(path)}' is a folder: name a file for the recording.")
     made = record(sides, photos, journals, batch=batch, progress=progress)
     # In the journal first: what a killed run leaves of a file goes with it.
     for one, journal in zip(made, journals, strict=True):
@@ -402,8 +402,10 @@ def _run(one: Side, which: int, read: Sequence[_Read]) -> Recording:
 
 def _plan(one: Side, photos: Mapping[str, str], batch: int) -> str:
     """All that decides what a recording holds; a photo by its size and date, which need no reading."""
+    record = one.explainer.record.to_json().encode("utf-8", "surrogatepass")
     plan = {
         "maker": dataclasses.asdict(one.maker),
+        "record": hashlib.sha256(record).hexdigest(),  # a file that is written on the way may change
         "target": _text(one.target),
         "layers": None if one.layers is None else list(one.layers),
         "options": {name: _text(value) for name, value in one.options.items()},

@@ -280,10 +280,15 @@ def _check(made: Recording) -> None:
             raise ValueError(f"the photo '{name}' is there twice")
     maps = {f"maps/{i}": made.maps[layer] for i, layer in enumerate(made.maker.layers)}
     floats = {"scores": made.scores, **maps} | ({} if made.outputs is None else {"outputs": made.outputs})
-    arrays = {"sizes": made.sizes, "class_ids": made.class_ids, **floats}
-    for name, some in {"sha256": made.sha256, "labels": made.labels, **arrays}.items():
-        if len(some) != count:
-            raise ValueError(f"'{name}' has {len(some)} entries for {count} photos")
+    arrays: dict[str, NDArray[Any]] = {"sizes": made.sizes, "class_ids": made.class_ids, **floats}
+    counts = {
+        "sha256": len(made.sha256),
+        "labels": len(made.labels),
+        **{k: len(v) for k, v in arrays.items()},
+    }
+    for name, n in counts.items():
+        if n != count:
+            raise ValueError(f"'{name}' has {n} entries for {count} photos")
     for name, array in floats.items():
         if count and not array.size:
             raise ValueError(f"'{name}' is empty: its shape is {array.shape}")

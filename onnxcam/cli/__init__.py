@@ -15,7 +15,20 @@ from typing import NoReturn
 
 from .._version import __version__
 from ..errors import OnnxcamError, nearest
-from . import concepts, demo, doctor, evaluate, explain, export, inspect, layers, methods, rewrite, strip
+from . import (
+    concepts,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    layers,
+    methods,
+    record,
+    rewrite,
+    strip,
+)
 from .terminal import Terminal
 
 #: Each has HELP, add_arguments(parser) and run(args, terminal), which returns the exit status.
@@ -27,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "explain": explain,
     "concepts": concepts,
     "evaluate": evaluate,
+    "record": record,
     "inspect": inspect,
     "strip": strip,
     "methods": methods,

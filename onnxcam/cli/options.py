@@ -243,15 +243,7 @@ def method(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: an option without a value, or channels that are no numbers.
     """
-    own = {}
-    for text in args.option or ():
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--option is KEY=VALUE, not {text!r}; see `onnxcam methods --json`.")
-        own[key.strip()] = _plain(value.strip())
-    from ..methods import get
-
-    get(args.method).check(own)
+    own = method_options(args.method, args.option)
     channels = None if args.channels is None else args.channels.split(",")
     if channels is not None and not all(c.strip().removeprefix("-").isdecimal() for c in channels):
         raise InputError(f"--channels are numbers, as in 0,17,512, not {args.channels!r}.")
@@ -263,6 +255,25 @@ def method(args: argparse.Namespace) -> dict[str, Any]:
         "channels": None if channels is None else [int(c) for c in channels],
         **own,
     }
+
+
+def method_options(name: str, given: Sequence[str] | None) -> dict[str, Any]:
+    """What ``--option`` says of the method ``name``.
+
+    Raises:
+        InputError: an option without a value.
+        MethodError: no such method, or option.
+    """
+    own = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option is KEY=VALUE, not {text!r}; see `onnxcam methods --json`.")
+        own[key.strip()] = _plain(value.strip())
+    from ..methods import get
+
+    get(name).check(own)
+    return own
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:

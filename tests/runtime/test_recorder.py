@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from onnxcam import Explainer, errors, images, preprocess, recorder, recording
+from onnxcam import Explainer, contract, errors, images, preprocess, recorder, recording
 from onnxcam.contract import Preprocess
 from onnxcam.recorder import names_of, record, record_to, side
 
@@ -407,7 +407,7 @@ class Watched:
         self.preprocess = how
         self.explainer = SimpleNamespace(
             input=SimpleNamespace(dtype=np.dtype(np.float32)),
-            record=SimpleNamespace(score=SimpleNamespace(output="scores")),
+            record=contract.Record((), contract.Score("scores", "logits")),
             explain_tensor=self.explain_tensor,
         )
         self.maker = recording.Maker("m", (), preprocess=how)
@@ -573,6 +573,9 @@ def interrupted(side_, photos, path, batch=3):
 
 CHANGES = {
     "model": lambda one: setattr(one, "maker", replace(one.maker, sha256="other")),
+    "record": lambda one: setattr(
+        one.explainer, "record", contract.Record((), contract.Score("scores", "other"))
+    ),
     "method": lambda one: setattr(one, "maker", replace(one.maker, method="layercam")),
     "target": lambda one: setattr(one, "target", 3),
     "layers": lambda one: setattr(one, "layers", ("top",)),
