@@ -32,9 +32,18 @@ class Classes:
     note: str = ""
 
     def to_reference(self, class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The candidate's class numbers as the reference's; -1, no class, stays."""
+        """The candidate's class numbers as the reference's; -1, no class, stays.
+
+        Raises:
+            InputError: a number for which there is no class.
+        """
         if self.order is None:
             return class_ids
+        if class_ids.max(initial=-1) >= len(self.order):
+            raise InputError(
+                f"The candidate explains class {class_ids.max()}, and has labels for {len(self.order)} "
+                "classes. Record it again with labels for all of its classes."
+            )
         return np.where(class_ids < 0, -1, self.order[np.maximum(class_ids, 0)])
 
     def columns(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,7 +128,7 @@ def _difference(reference: tuple[str, ...], candidate: tuple[str, ...]) -> str:
         )
     return (
         f"The class lists differ ({len(reference)} and {len(candidate)} classes): {'; '.join(told)}.{hint} "
-        "Give both sides the same labels (`--labels`), or explain one class that both have (`--target`)."
+        "Give both sides the same labels (`--labels`), or compare models of the same classes."
     )
 
 

@@ -69,8 +69,7 @@ def test_different_lists_are_refused_with_the_difference():
         matched((*ABC, "dog"), ("ant", "bee", "eel", "fox"))
     assert str(caught.value) == (
         "The class lists differ (4 and 4 classes): the candidate lacks 'cat', 'dog'; the reference lacks "
-        "'eel', 'fox'. Give both sides the same labels (`--labels`), or explain one class that both have "
-        "(`--target`)."
+        "'eel', 'fox'. Give both sides the same labels (`--labels`), or compare models of the same classes."
     )
 
 

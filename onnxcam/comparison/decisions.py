@@ -1,0 +1,120 @@
+"""What each side answers: in the reference's classes, and in probabilities where there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..recording import Recording
+from ..softmax import softmax
+from .classes import Classes
+from .data import Decision
+
+TOP = 5  #: classes of a decision
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """How a side's numbers are told.
+
+    Attributes:
+        unit: what they are then; numbers of different units have no difference.
+        of: outputs (N, K), or scores (N,) of one class each, to that.
+    """
+
+    unit: str
+    of: Callable[[Array], Array]
+
+
+def scale(side: Recording) -> Scale:
+    """As probabilities where the outputs are a classifier's scores of several classes, else as they are."""
+    maker, outputs = side.maker, side.outputs
+    if maker.task != "classification":
+        return Scale(maker.task, _same)
+    if maker.activation == "log_softmax":
+        return Scale("probability", np.exp)
+    if maker.activation is not None or maker.probability:
+        return Scale("probability", _same)
+    if outputs is None or outputs.shape[1] == 1:
+        return Scale("logit", _same)
+    # Nobody says so of a file that has an activation of its own kind, but shares that add up to one are some.
+    shares = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3)
+    return Scale("probability", _same if shares else softmax)
+
+
+def _same(values: Array) -> Array:
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a side says of n photos.
+
+    Attributes:
+        explained: (n,) int64, the class whose map was recorded, in the reference's numbering; -1 for none.
+        answers: (n,) int64, the class with the highest score; the explained one where only that is known.
+        positive: (n,) whether the probability of the only class is at least 1/2; True where there are more.
+        labels: of what was explained.
+        scores: (n,) of that.
+        table: (n, K) of every class, in the reference's order; None if unknown.
+        top: (n, 5) int64, the classes with the highest scores, the first of equal ones first; all of fewer,
+            none where only one is known.
+    """
+
+    explained: NDArray[np.int64]
+    answers: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    labels: list[str]
+    scores: Array
+    table: Array | None
+    top: NDArray[np.int64]
+
+    def decision(self, row: int, names: tuple[str, ...] | None) -> Decision:
+        """Of one photo; ``names`` are those of the classes."""
+        best: list[tuple[str, float]] = []
+        if self.table is not None:
+            best = [(name_of(c, names), float(self.table[row, c])) for c in self.top[row].tolist()]
+        return Decision(int(self.explained[row]), self.labels[row], float(self.scores[row]), tuple(best))
+
+
+def said(side: Recording, at: NDArray[np.int64], how: Scale, classes: Classes, own: bool) -> Said:
+    """What a side says of some of its photos.
+
+    Args:
+        side: a recording.
+        at: (n,) places of the photos in it.
+        how: of the side.
+        classes: of both sides.
+        own: whether it is the reference, whose numbers stay.
+    """
+    explained = side.class_ids[at]
+    explained = explained if own else classes.to_reference(explained)
+    labels = [
+        side.labels[i] or name_of(c, classes.labels) for i, c in zip(at, explained.tolist(), strict=True)
+    ]
+    rows, every = np.arange(len(at)), np.ones(len(at), bool)
+    table = None if side.outputs is None else how.of(side.outputs[at].astype(np.float64))
+    if table is not None and not own:
+        table = classes.columns(table)
+    if table is None or side.maker.task != "classification":
+        scores, none = how.of(side.scores[at].astype(np.float64)), np.empty((len(at), 0), np.int64)
+        return Said(explained, explained, every, labels, scores, table, none)
+    scores = np.where(explained < 0, side.scores[at], table[rows, np.maximum(explained, 0)])
+    # Of equal scores the explained one: which of them comes first is up to the file's own numbering.
+    own_best = (explained >= 0) & (scores >= table.max(axis=1))
+    answers = np.where(own_best, explained, table.argmax(axis=1))
+    alone = table.shape[1] == 1
+    positive = table[:, 0] >= 0.5 if alone and how.unit == "probability" else every
+    top = np.argsort(-table, axis=1, kind="stable")[:, : 0 if alone else TOP]
+    return Said(explained, answers, positive, labels, scores, table, top)
+
+
+def name_of(number: int, names: tuple[str, ...] | None) -> str:
+    """What a class is called."""
+    return names[number] if names is not None and 0 <= number < len(names) else f"class {number}"
