@@ -6,7 +6,7 @@ import json
 import re
 import struct
 import zipfile
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +207,47 @@ def test_entries_and_fields_that_are_not_known_are_left_alone(tmp_path):
     more = {"note": "of a later revision", "maker": {**ABOUT["maker"], "layers": ["a", "b"], "mood": "good"}}
     path = written(tmp_path / "run.npz", more, extra=np.zeros(3), odd=np.array(["text"]))
     assert load(path).maker == Maker("m.tflite", ("a", "b"))
+
+
+def test_the_writer_of_the_document_writes_what_is_read(tmp_path, monkeypatch):
+    """The document's own code, run as it stands there, by the standard library alone."""
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    assert set(re.findall(r"^import (\w+)", code, re.M)) == {"json", "struct", "zipfile"}
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/recording.md", "exec"), {})
+    read = load("device.npz")
+    assert read.maker == Maker(
+        "pets.tflite",
+        ("block5/out",),
+        tool="camera 2.1",
+        runtime={"delegate": "hexagon"},
+        labels=("cat", "dog"),
+        preprocess=Preprocess(size=(224, 224), fit="crop", resize=256),
+    )
+    assert read.names == ("a.jpg", "below/b.jpg")
+    assert read.sizes.tolist() == [[480, 640], [720, 1280]]
+    assert read.class_ids.tolist() == [0, 1]
+    assert read.scores.tolist() == [2.5, 3.0]
+    assert read.outputs.tolist() == [[2.5, -1.0], [0.25, 3.0]]
+    assert read.maps["block5/out"].tolist() == [[[0.0, 0.5], [1.0, 0.25]], [[4.0, -0.5], [0.125, 0.0]]]
+
+
+def test_the_document_names_every_entry_and_field(tmp_path):
+    """And no other: first columns of its three tables."""
+    tables = re.split(r"\n\n(?=\|)", DOCUMENT.read_text(encoding="utf-8"))[1:]
+    named = [re.findall(r"^\| `([\w/]+)", table, re.M) for table in tables]
+    entries, about, maker = named
+    whole = made()
+    assert sorted(entries) == sorted({name.replace("maps/1", "maps/0") for name in whole.arrays()})
+    assert sorted(about) == sorted(json.loads(whole.arrays()["about"].tobytes()))
+    assert sorted(maker) == sorted(field.name for field in fields(Maker))
+    defaults = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", tables[2], re.M))
+    for field in fields(Maker):
+        required = field.default is MISSING and field.default_factory is MISSING
+        assert required == (field.name not in defaults), field.name
+        if not required:
+            default = field.default_factory() if field.default is MISSING else field.default
+            assert json.loads(defaults[field.name]) == default
 
 
 # What is refused
