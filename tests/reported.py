@@ -111,21 +111,19 @@ def comparison(
             )
         )
     statistics = {
-        measure: statistic(agreements),
+        **({measure: statistic(agreements)} if any(value is not None for value in agreements) else {}),
         "js": statistic([0.25], "lower"),
         "score_difference": statistic([0.125] * len(rows), "lower"),
     }
-    by_layer = {
-        p.name: {measure: statistics[measure] if p == judged else statistic([0.5] * len(rows))} for p in pairs
-    }
+    by_layer = {p.name: statistics if p == judged else {measure: statistic([0.5] * len(rows))} for p in pairs}
     shares = {
         "same_answer": statistic([float(row.same_answer) for row in rows]),
         "same_reason": statistic([float(row.verdict == "same reason") for row in rows]),
     }
     parts = pairs[0] if len(pairs) > 1 else None
     classes = (
-        OfClass(labels[0], len(rows) - 1, 0.5, 0.25, 0.75),
         OfClass(labels[1], 1, 1.0, 0.0, None),
+        OfClass(labels[0], len(rows) - 1, 0.5, 0.25, 0.75),
     )
     return Comparison(
         first,

@@ -55,6 +55,7 @@ class Histogram:
 class Point:
     """A layer: the mean, the ends of its interval, and the value that a twentieth of the photos misses."""
 
+    number: int
     x: float
     mean: float
     low: float
@@ -102,27 +103,28 @@ def histogram(values: Sequence[float], threshold: float | None = None) -> Histog
     return Histogram(bars, _ticks(ticks, LEFT, RIGHT), most, _line(threshold, ticks, LEFT, RIGHT))
 
 
-def curve(statistics: Sequence[Statistic], threshold: float, lower: bool) -> Curve:
-    """A measure over layers, at least two.
+def curve(statistics: Sequence[Statistic | None], threshold: float, lower: bool) -> Curve:
+    """A measure over layers.
 
     Args:
-        statistics: of each layer, from the input to the output.
+        statistics: of each layer, from the input to the output; None where the measure is undefined, at one
+            at least it is not.
         threshold: of the measure.
         lower: whether lower values agree better.
     """
-    tails = [one.p95 if lower else one.p05 for one in statistics]
-    reach = [threshold, *tails, *(one.low for one in statistics), *(one.high for one in statistics)]
-    ticks = nice(min(reach), max(reach))
+    known = [(number, one) for number, one in enumerate(statistics, 1) if one is not None]
+    reach = [v for _, one in known for v in (one.low, one.high, one.p95 if lower else one.p05)]
+    ticks = nice(min(threshold, *reach), max(threshold, *reach))
 
-    def y(value: float) -> float:
-        return _place(value, ticks, BOTTOM, TOP)
+    def point(number: int, one: Statistic) -> Point:
+        values = (one.mean, one.low, one.high, one.p95 if lower else one.p05)
+        ys = (_place(value, ticks, BOTTOM, TOP) for value in values)
+        return Point(number, LEFT + (number - 0.5) * (RIGHT - LEFT) / len(statistics), *ys)
 
-    step = (RIGHT - LEFT) / len(statistics)
-    points = tuple(
-        Point(LEFT + (i + 0.5) * step, y(one.mean), y(one.low), y(one.high), y(tail))
-        for i, (one, tail) in enumerate(zip(statistics, tails, strict=True))
+    points = tuple(point(number, one) for number, one in known)
+    return Curve(
+        points, _ticks(ticks, BOTTOM, TOP), Tick(_place(threshold, ticks, BOTTOM, TOP), f"{threshold:g}")
     )
-    return Curve(points, _ticks(ticks, BOTTOM, TOP), Tick(y(threshold), f"{threshold:g}"))
 
 
 def _ticks(ticks: Sequence[float], start: float, end: float) -> tuple[Tick, ...]:

@@ -95,11 +95,11 @@ def heatmap(
 
 
 def rectifies(recording: Recording) -> bool:
-    """Whether negative evidence is dropped from the maps; so it is of methods that are not ours."""
+    """Whether negative evidence is dropped from the maps; not from those of another program's own method."""
     try:
         return methods.get(recording.maker.method).rectify
     except MethodError:
-        return True
+        return False
 
 
 def difference(photo: Picture, change: NDArray[np.float32]) -> Picture:

@@ -24,14 +24,14 @@ from ..errors import ImageError, MissingDependency
 from ..images import Photo
 from ..overlay import colourize
 from ..recording import Maker, Recording
-from . import charts, pictures
+from . import charts, decisions, pictures
 from .agreement import get
-from .data import VERDICTS, Comparison, Decision, Row, Statistic
+from .data import VERDICTS, Comparison, Row, Statistic
 from .pictures import Pictures
+from .summary import SCORE_DIFFERENCE
 
 PAGE = 50  #: rows of a table that are shown at once
 PRINTED = 500  #: rows of a table that are printed
-SCORE = "score_difference"  #: the one statistic that is not of two maps
 
 #: What a measure's number tells, for people.
 READ: Mapping[str, str] = {
@@ -49,7 +49,7 @@ READ: Mapping[str, str] = {
     "ssim": "Do the maps have the same structure, window by window? 1: they are the same picture.",
     "emd": "How far must the heat of one map be moved to make the other, as a share of the diagonal of "
     "the part that both see? 0: it lies right.",
-    SCORE: "How much does the candidate's score of the reference's class differ? 0: not at all.",
+    SCORE_DIFFERENCE: "How much does the candidate's score of the reference's class differ? 0: not at all.",
 }
 
 
@@ -190,12 +190,15 @@ def html(
         images=_images_table(comparison, order, cards),
         classes=_classes_table(comparison),
         curve=_curve(comparison, lower),
-        layers=list(_layers(comparison)),
+        layers=_layers(comparison),
         sides=_sides(comparison),
         photos_digest=_digest(comparison.rows),
-        probability=_is_probability(comparison),
+        units=[decisions.scale(side).unit for side in (reference, candidate)],
+        measures={
+            name: comparison.statistics.get(name) for name in (*_measures(comparison), SCORE_DIFFERENCE)
+        },
         read=READ,
-        defined={name: get(name) for name in comparison.statistics if name != SCORE},
+        defined={name: get(name) for name in _measures(comparison)},
         jet=_colours(),
         lost=_hex(pictures.LOST),
         gained=_hex(pictures.GAINED),
@@ -269,12 +272,8 @@ def _card(
     if one is None or other is None:
         return Card(at + 1, row, value, None, "Its maps are not in the recordings that were given.")
     photo, note = _photo(row, photos)
-    if reference.maker.preprocess is None or candidate.maker.preprocess is None:
-        note += (
-            " Not both sides say how photos were prepared: a map without that is laid over the whole photo."
-        )
     drawn = pictures.draw(reference, candidate, pair, (one, other), photo)
-    return Card(at + 1, row, value, drawn, note.strip())
+    return Card(at + 1, row, value, drawn, note)
 
 
 def _place(recording: Recording, row: Row) -> int | None:
@@ -332,20 +331,18 @@ def _images_table(comparison: Comparison, order: Sequence[Row], cards: Mapping[s
 
 
 def _classes_table(comparison: Comparison) -> Table:
-    lower = _lower(comparison.measure)
     columns = (
         Column("Class", "text"),
         Column("Photos", "count"),
         Column("Same answer", "share"),
         Column("Same reason", "share"),
-        Column(f"Mean {comparison.measure}", empty="high" if lower else "low"),
+        Column(f"Mean {comparison.measure}", empty="high" if _lower(comparison.measure) else "low"),
     )
     rows: list[list[Any]] = [
         [one.label, one.count, _plain(one.same_answer), _plain(one.same_reason), _plain(one.agreement)]
         for one in comparison.by_class
     ]
-    rows.sort(key=lambda row: (row[4] is not None, (row[4] or 0) * (-1 if lower else 1)))
-    return Table("classes", "Results by class", columns, rows, 4, lower)
+    return Table("classes", "Results by class", columns, rows, 3, descending=False)
 
 
 def _measures(comparison: Comparison) -> list[str]:
@@ -359,7 +356,7 @@ def _histograms(comparison: Comparison) -> dict[str, tuple[charts.Histogram, Sta
         name: [row.agreement[comparison.judged.name].get(name) for row in comparison.rows]
         for name in _measures(comparison)
     }
-    values[SCORE] = [row.score_difference for row in comparison.rows]
+    values[SCORE_DIFFERENCE] = [row.score_difference for row in comparison.rows]
     found = {}
     for name, some in values.items():
         known = [value for value in some if value is not None]
@@ -370,18 +367,15 @@ def _histograms(comparison: Comparison) -> dict[str, tuple[charts.Histogram, Sta
 
 
 def _curve(comparison: Comparison, lower: bool) -> charts.Curve | None:
-    """Of the layers where the measure is defined; None for fewer than two."""
-    found = [of[comparison.measure] for of in _layers(comparison).values()]
-    return charts.curve(found, comparison.threshold, lower) if len(found) > 1 else None
+    """None unless the measure is defined at two layers at least."""
+    found = list(_layers(comparison).values())
+    several = sum(one is not None for one in found) > 1
+    return charts.curve(found, comparison.threshold, lower) if several else None
 
 
-def _layers(comparison: Comparison) -> dict[str, Mapping[str, Statistic]]:
-    """From the input to the output, those where the measure is defined."""
-    by_layer = comparison.by_layer
-    found = {pair.name: by_layer.get(pair.name, {}) for pair in comparison.pairs}
-    return {
-        name: of for name, of in found.items() if comparison.measure in of and of[comparison.measure].count
-    }
+def _layers(comparison: Comparison) -> dict[str, Statistic | None]:
+    """The measure at each pair, from the input to the output; None where no photo defines it."""
+    return {pair.name: comparison.by_layer[pair.name].get(comparison.measure) for pair in comparison.pairs}
 
 
 def _sides(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -429,13 +423,6 @@ def _digest(rows: Sequence[Row]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _is_probability(comparison: Comparison) -> bool:
-    def within(one: Decision) -> bool:
-        return 0 <= one.score <= 1
-
-    return all(within(row.reference) and within(row.candidate) for row in comparison.rows)
-
-
 def _plain(value: float | None) -> float | None:
     """For JSON: five digits, and nothing where there is no number."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
@@ -443,7 +430,7 @@ def _plain(value: float | None) -> float | None:
 
 def _lower(measure: str) -> bool:
     """Whether lower values of it agree better."""
-    return measure == SCORE or get(measure).better == "lower"
+    return measure == SCORE_DIFFERENCE or get(measure).better == "lower"
 
 
 def _colours() -> list[str]:

@@ -19,6 +19,7 @@ from reported import THRESHOLD, comparison, names, nothing, photos, recordings, 
 from onnxcam.comparison import agreement, report
 from onnxcam.comparison.data import Skipped
 from onnxcam.comparison.report import Criterion
+from onnxcam.comparison.summary import SCORE_DIFFERENCE
 from onnxcam.errors import MissingDependency
 
 VOID = {"meta", "link", "img", "input", "col", "br"}
@@ -360,12 +361,29 @@ def test_photos_of_one_hash_may_have_two_names():
     assert len(page.all("img")) == 9
 
 
-def test_unknown_preprocessing_is_said():
+def test_what_had_to_be_assumed_is_said():
     sides = recordings(names(2))
     blind = dataclasses.replace(sides[1], maker=dataclasses.replace(sides[1].maker, preprocess=None))
-    page = Page(report.html(comparison((sides[0], blind), [0.1, 0.2]), sides[0], blind))
-    assert "a map without that is laid over the whole photo" in page.text("photo-1")
+    found = dataclasses.replace(
+        comparison((sides[0], blind), [0.1, 0.2]), notes=("The first <note>.", "More.")
+    )
+    page = Page(report.html(found, sides[0], blind))
+    assert [text for _, text in page.all("p", class_="note")] == ["The first <note>.", "More."]
     assert "Photos prepared input x; size 32, 32; fit crop; resize 40;" in page.text("compared")
+    assert "anchor center unknown" in page.text("compared")
+
+
+def test_agreement_that_is_undefined_for_every_photo():
+    page = made((None, None, None))
+    assert "pearson higher undefined for every photo 0" in page.text("summary")
+    assert "2 last (verdicts) undefined for every photo 0" in page.text("layers")
+    sides = recordings(names(2))
+    found = comparison(sides, [None, None])
+    page = Page(report.html(dataclasses.replace(found, parts=found.pairs[1]), *sides))
+    said = "the mean pearson misses 0.8 because it is undefined for every photo"
+    assert said in page.text("layers")
+    assert not page.all("polyline")
+    assert "pearson undefined" in page.text("photo-1")
 
 
 def test_what_was_compared():
@@ -425,7 +443,7 @@ def test_no_photo_in_common():
 
 
 def test_every_measure_has_its_sentence_source_and_sense():
-    assert set(report.READ) == {*agreement.names(), report.SCORE}
+    assert set(report.READ) == {*agreement.names(), SCORE_DIFFERENCE}
     page = made()
     reading = page.text("reading")
     for name in ("pearson", "js"):
@@ -435,16 +453,27 @@ def test_every_measure_has_its_sentence_source_and_sense():
     assert str(THRESHOLD) in reading
 
 
-def test_scores_that_are_no_probabilities_are_said_to_be_the_models():
-    assert "A score is a probability." in made().text("all")
-    sides = recordings(names(2))
-    found = comparison(sides, [0.1, 0.2])
-    first = found.rows[0]
-    row = dataclasses.replace(first, reference=dataclasses.replace(first.reference, score=17.25))
-    found = dataclasses.replace(found, rows=(row, found.rows[1]))
-    shown = Page(report.html(found, *sides)).text("all")
-    assert "A score is as the model gives it." in shown
-    assert "17.250" in shown
+@pytest.mark.parametrize(
+    ("reference", "candidate", "said"),
+    [
+        ({"activation": "softmax"}, {"probability": True}, "Scores are probabilities."),
+        ({}, {}, "Scores are logits."),
+        (
+            {},
+            {"activation": "softmax"},
+            "The reference: Scores are logits. The candidate: Scores are probabilities.",
+        ),
+        ({"task": "detection"}, {"task": "detection"}, "Scores are as the model gives them."),
+    ],
+    ids=["probabilities", "logits", "both", "detection"],
+)
+def test_what_the_scores_are(reference, candidate, said):
+    first, second = (
+        dataclasses.replace(side, maker=dataclasses.replace(side.maker, **of))
+        for side, of in zip(recordings(names(2)), (reference, candidate), strict=True)
+    )
+    page = Page(report.html(comparison((first, second), [0.1, 0.2]), first, second))
+    assert said in page.text("all")
 
 
 def test_without_jinja2_it_says_what_to_install(monkeypatch):

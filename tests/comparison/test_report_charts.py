@@ -99,6 +99,16 @@ def test_a_curve_by_hand():
     assert chart.line.text == "0.75"
 
 
+def test_a_layer_without_a_value_keeps_its_number():
+    one = statistic(1, 0.9, 1, 0.5, 1)
+    chart = charts.curve([one, None, one], 0.75, lower=False)
+    assert [point.number for point in chart.points] == [1, 3]
+    third = (charts.RIGHT - charts.LEFT) / 3
+    assert [point.x for point in chart.points] == pytest.approx(
+        [charts.LEFT + third / 2, charts.RIGHT - third / 2]
+    )
+
+
 def test_where_lower_is_better_the_tail_is_the_upper_one():
     layers = [statistic(0.2, 0.1, 0.3, 0, 1), statistic(0.2, 0.1, 0.3, 0, 0.2)]
     first, second = charts.curve(layers, 0.3, lower=True).points

@@ -1,6 +1,6 @@
 /**
- * The page in a headless Chromium, for tests/web/test_page.py: a command per line of standard input, as JSON
- * [name, ...arguments]; a line of JSON with its result for each. CHROMIUM says which one is run.
+ * A page in a headless Chromium, this folder's or a file, for the tests in Python: a command per line of standard
+ * input, as JSON [name, ...arguments]; a line of JSON with its result for each. CHROMIUM says which one is run.
  */
 
 import { readFileSync } from "node:fs";
@@ -24,8 +24,8 @@ let page;
 let seen;
 
 const commands = {
-  /** A fresh page. `camera`: whether it is allowed; `without`: what of the server is not there. */
-  async open({ width = 1200, height = 900, dark = false, camera = false, without = null } = {}) {
+  /** A fresh page. `camera`: whether it is allowed; `without`: what of the server is not there; `at`: what is opened. */
+  async open({ width = 1200, height = 900, dark = false, camera = false, without = null, at = origin } = {}) {
     await page?.context().close();
     const context = await browser.newContext({
       viewport: { width, height },
@@ -37,8 +37,8 @@ const commands = {
     seen = { elsewhere: [], errors: [] };
     await context.route("**", (route) => {
       const url = route.request().url();
-      if (!url.startsWith(origin)) seen.elsewhere.push(url);
-      if (!url.startsWith(origin)) return route.abort();
+      if (!url.startsWith(at)) seen.elsewhere.push(url);
+      if (!url.startsWith(at)) return route.abort();
       if (without && url.includes(without)) return route.fulfill({ status: 404 });
       return route.continue();
     });
@@ -51,7 +51,7 @@ const commands = {
         globalThis.explained = detail;
       });
     });
-    await page.goto(origin);
+    await page.goto(at);
   },
   async click(selector) {
     await page.click(selector);
@@ -128,6 +128,13 @@ const commands = {
   },
   async screenshot(path) {
     await page.screenshot({ path, fullPage: true });
+  },
+  /** As on "screen" or in "print". */
+  async media(media) {
+    await page.emulateMedia({ media });
+  },
+  async pdf(path) {
+    await page.pdf({ path, format: "A4" });
   },
   async seen() {
     return seen;
