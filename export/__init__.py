@@ -12,6 +12,7 @@ except ImportError as e:  # the sentence a user needs, not a traceback into ours
 
 from typing import TYPE_CHECKING, Any
 
+from .culprit import Ranking, culprits
 from .explainable import strip
 from .from_onnx import load, normalize
 from .fuse import FuseSpec
@@ -26,8 +27,10 @@ __all__ = [
     "Candidate",
     "ExportReport",
     "FuseSpec",
+    "Ranking",
     "ScoreSpec",
     "add_gradients",
+    "culprits",
     "export_torch",
     "list_layers",
     "load",

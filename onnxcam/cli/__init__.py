@@ -17,6 +17,7 @@ from .._version import __version__
 from ..errors import OnnxcamError, nearest
 from . import (
     concepts,
+    culprit,
     demo,
     doctor,
     evaluate,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
     "concepts": concepts,
     "evaluate": evaluate,
     "record": record,
+    "culprit": culprit,
     "inspect": inspect,
     "strip": strip,
     "methods": methods,

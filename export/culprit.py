@@ -1,0 +1,579 @@
+"""Which quantised tensors move the explanation: each alone quantised, and each alone put back to float.
+
+The reference and its QDQ form become one file with a switch per tensor (:mod:`.switches`). It explains every
+photo with every setting of the switches, always for the class that the reference chooses, and each setting's
+maps are compared with the reference's on the same grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import images, methods
+from ..comparison import agreement
+from ..comparison.agreement import Measure
+from ..contract import KEY, PREFIX, Preprocess, Record, read_record
+from ..errors import ImageError, InputError, MethodError, ModelError, UnknownLayer, VerificationError
+from ..explainer import Explainer
+from ..kinds import is_finite, is_whole
+from ..methods import Method
+from ..preprocess import apply
+from ..recorder import names_of
+from ..result import Explanation
+from .explainable import strip
+from .from_onnx import inline, load, normalize
+from .layers import Names, candidates
+from .layouts import layouts
+from .rewrite import rewrite_onnx
+from .scores import ScoreSpec, as_spec, find_score
+from .switches import SWITCHES, Array, Switchable, Tensor, switchable
+from .verify import TOLERANCE
+from .write import staged
+
+#: What the maps must reach so that no further tensor is left in float; of measures where lower is better, how
+#: far from their best they may be.
+AGREEMENT = 0.95
+
+Source = str | os.PathLike[str]
+Setting = NDArray[np.bool_]
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a setting of the switches does to the explanations.
+
+    Attributes:
+        mean: of the measure over the photos, against the reference. Where a map has no contrast and the
+            reference's has, they do not agree at all: that counts as 0, or as the worst value of a measure
+            where lower is better.
+        worst: of one photo.
+        photo: which one that is.
+        same_answer: the share of the photos that get the reference's class.
+    """
+
+    mean: float
+    worst: float
+    photo: str
+    same_answer: float
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A tensor, and what its quantisation does.
+
+    Attributes:
+        tensor: which.
+        alone: it alone is quantised.
+        without: all others are; None if it was not tried.
+    """
+
+    tensor: Tensor
+    alone: Effect
+    without: Effect | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether the file with switches is the two files that it stands for.
+
+    Each is the largest difference of the outputs, over their largest entry.
+
+    Attributes:
+        off: all switches off, from the reference.
+        on: all on, from the quantised file in float, as its nodes say (optimisation disabled). Sums in
+            another order may carry a number over the edge of a step.
+        kernels: the quantised file as ONNX Runtime runs it, from itself in float: what its integer kernels
+            add, for which no tensor is to blame.
+    """
+
+    off: float
+    on: float
+    kernels: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether the quantised file is so near that what is found of the switches holds for it."""
+        return self.on <= 0.05
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to leave in float.
+
+    Attributes:
+        tensors: no fewer of them will do: each was tried, with the others of them in float, and is needed.
+        readers: the nodes that read them, which quantisers take as nodes to exclude.
+        effect: all others quantised.
+        reached: whether its mean meets the threshold.
+    """
+
+    tensors: tuple[str, ...]
+    readers: tuple[str, ...]
+    effect: Effect
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was found.
+
+    Attributes:
+        reference, quantised: the files' names.
+        layer: that is explained, as the reference calls it.
+        method: by which.
+        measure: of agreement.
+        better: "higher" or "lower".
+        threshold: of its mean, for :attr:`advice`.
+        photos: that were explained.
+        skipped: (photo, why not).
+        culprits: the one that moves the explanation most first.
+        same: quantised weights that stand for the reference's very numbers, and move nothing.
+        everything: all of them quantised.
+        advice: what to leave in float.
+        check: of the file that all this was computed by.
+        runs: how many photos were explained, counted once for each setting.
+        seconds: what it took.
+    """
+
+    reference: str
+    quantised: str
+    layer: str
+    method: str
+    measure: str
+    better: str
+    threshold: float
+    photos: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    culprits: tuple[Culprit, ...]
+    same: tuple[str, ...]
+    everything: Effect
+    advice: Advice
+    check: Check
+    runs: int
+    seconds: float
+
+    def data(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def culprits(
+    reference: Source,
+    quantised: Source,
+    photos: Source | Sequence[Source],
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    measure: str = "pearson",
+    threshold: float | None = None,
+    top: int | None = None,
+    batch: int = 8,
+    preprocess: str | Mapping[str, Any] | Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    score: str | Mapping[str, Any] | ScoreSpec | None = None,
+    probability: bool = False,
+    providers: Any = None,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Rank the quantised tensors by how much each, alone, moves the explanation.
+
+    Args:
+        reference: the fp32 file; if it is explainable, what it records of layer and photos holds where
+            nothing else is said.
+        quantised: the file that Q and DQ were put into.
+        photos: and folders of them. A few dozen will do: each is explained twice for every tensor, and what
+            the model takes of it is kept in memory.
+        method: of :func:`onnxcam.methods.names`; one that needs no tail and no map inside the file.
+        layer: of the reference; None: its best.
+        measure: of :mod:`onnxcam.comparison.agreement`.
+        threshold: that the mean must meet when the tensors of the advice are in float; None: 0.95, or 0.05 of
+            measures where lower is better.
+        top: how many tensors are also put back to float one by one; None: all.
+        batch: photos in one run.
+        preprocess: how photos become the model's input; see :func:`onnxcam.export.rewrite_onnx`.
+        labels: see there.
+        score: what is explained; see there.
+        probability: see there.
+        providers: see :class:`onnxcam.Explainer`.
+        progress: called with how many photos were explained, and how many are known to follow so far, each
+            counted for every setting.
+
+    Raises:
+        ModelError: the files are not a network and its QDQ form, or hold the same numbers.
+        VerificationError: the file with switches does not compute what the reference does.
+        InputError: no photo that can be used, no preprocessing, or an argument out of its range.
+        MethodError, MetricError, UnknownLayer: the names.
+    """
+    started = time.perf_counter()
+    chosen = agreement.get(measure)
+    limit = _threshold(chosen, threshold)
+    for name, value, least in (("top", top, 0), ("batch", batch, 1)):
+        if not (value is None and name == "top") and not is_whole(value, least):
+            raise InputError(f"{name} is {value!r}; it is a whole number of at least {least}.")
+    held = methods.get(method)
+    if held.inside or "tail" in held.needs:
+        raise MethodError(
+            f"The method '{method}' needs more than the layer; culprits are found with one that does not, "
+            "such as gradcam, layercam or hirescam."
+        )
+    board = switchable(reference, quantised)
+    if not board.tensors:
+        raise ModelError(
+            f"'{os.fspath(quantised)}' holds the numbers of '{os.fspath(reference)}' in every tensor, and "
+            "rounds no activation: its explanations are the same."
+        )
+    known = _record(reference)
+    spec = as_spec(score, probability)
+    asked = spec.output
+    name, tensor, spec = _explained(reference, layer, spec, known)
+    paths = names_of([photos] if isinstance(photos, (str, os.PathLike)) else photos)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, made = Path(folder) / "switched.onnx", Path(folder) / "switched.cam.onnx"
+        with staged(board.model, plain):
+            pass
+        rewrite_onnx(
+            plain,
+            made,
+            board.read.get(tensor, tensor),
+            _before_switch(spec, board),
+            preprocess=known.preprocess if preprocess is None and known is not None else preprocess,
+            labels=known.labels if labels is None and known is not None else labels,
+            verify=False,
+        )
+        explainer = Explainer(made, providers)
+    ready, skipped = _read(explainer, paths, reference)
+    bench = _Bench(
+        explainer, held, chosen, ready, len(board.tensors), _classes(explainer, board, asked), batch, progress
+    )
+    check = _check(bench, reference, quantised)
+    everything, found = _ranking(bench, board.tensors, top)
+    advice = _advice(bench, board.tensors, found, limit)
+    return Ranking(
+        reference=Path(reference).name,
+        quantised=Path(quantised).name,
+        layer=name,
+        method=method,
+        measure=measure,
+        better=chosen.better,
+        threshold=limit,
+        photos=bench.names,
+        skipped=(*skipped, *bench.silent),
+        culprits=found,
+        same=board.same,
+        everything=everything,
+        advice=advice,
+        check=check,
+        runs=bench.runs,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _threshold(measure: Measure, given: float | None) -> float:
+    best, usual = measure.best, 1 - AGREEMENT
+    if given is None:
+        return best - usual if measure.better == "higher" else best + usual
+    if not is_finite(given) or not measure.low <= given <= measure.high:
+        raise InputError(
+            f"threshold is {given!r}; the measure '{measure.name}' lies between {measure.low:g} and "
+            f"{measure.high:g}."
+        )
+    return given
+
+
+def _record(reference: Source) -> Record | None:
+    model = load(reference)
+    return read_record(model.metadata_props) if KEY in model.metadata_props else None
+
+
+def _explained(
+    reference: Source, layer: str | None, spec: ScoreSpec, known: Record | None
+) -> tuple[str, str, ScoreSpec]:
+    """What is explained of the reference: the layer's name and tensor, and the score's tensor.
+
+    The tensor that the score is: a logit, not what a softmax makes of it. The switches that follow it do not
+    take part, since what the range of a score clips is still what is explained.
+    """
+    model = load(reference)
+    if known is not None:
+        model = strip(model)
+    inline(model)
+    names = Names(model.graph)
+    if known is not None and layer is None and known.layers:
+        name, tensor = known.layers[0].name, known.layers[0].tensor
+    elif layer is not None:
+        name, tensor = layer, names.resolve(layer)
+    else:
+        name = tensor = ""
+    model = normalize(model)
+    found = find_score(model.graph, spec)
+    if found.score.task in _OF_ONE_TENSOR:
+        spec = dataclasses.replace(spec, output=found.score.tensor, task=found.score.task)
+    if not name:
+        best = candidates(model.graph, found, names, layouts(model.graph))
+        if not best:
+            raise UnknownLayer(
+                f"No tensor of '{os.fspath(reference)}' with a spatial grid leads to its score: no layer can "
+                "be explained. Name one (--layer) if you know better."
+            )
+        name, tensor = best[0].name, best[0].tensor
+    return name, tensor, spec
+
+
+_OF_ONE_TENSOR = ("classification", "regression", "segmentation")
+
+
+def _before_switch(spec: ScoreSpec, board: Switchable) -> ScoreSpec:
+    """The score, of the outputs before their own switches."""
+    output, boxes = (None if n is None else board.scores.get(n, n) for n in (spec.output, spec.boxes))
+    return dataclasses.replace(spec, output=output, boxes=boxes)
+
+
+def _read(
+    explainer: Explainer, photos: Mapping[str, str], reference: Source
+) -> tuple[dict[str, Array], tuple[tuple[str, str], ...]]:
+    """What the model takes of each photo, and the photos that cannot be read."""
+    how = explainer.preprocess
+    if how is None:
+        raise InputError(
+            f"'{os.fspath(reference)}' records no preprocessing for photos. Say how its input is made from "
+            "one: preprocess= (--preprocess) takes a preset such as imagenet, or fields."
+        )
+    dtype = explainer.input.dtype or np.dtype(np.float32)
+    found, skipped = {}, []
+    for name, path in photos.items():
+        try:
+            found[name] = apply(images.load(path), how, dtype)[0]
+        except ImageError as e:
+            skipped.append((name, str(e)))
+    if not found:
+        raise InputError(f"None of the photos can be read. The first: {skipped[0][1]}")
+    return found, tuple(skipped)
+
+
+class _Bench:
+    """The file with switches, the photos, and the effects of settings.
+
+    A setting says of each tensor whether it is quantised.
+
+    Attributes:
+        names: of the photos.
+        silent: (photo, why) of those whose map tells nothing.
+        count: of the switches.
+        runs: how many photos were explained so far, counted once for each setting.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        method: Method,
+        measure: Measure,
+        photos: Mapping[str, Array],
+        count: int,
+        answers: str | None,
+        batch: int,
+        progress: Progress | None,
+    ) -> None:
+        self._explainer, self._method, self._measure = explainer, method, measure
+        self._batch, self._progress = batch, progress or (lambda done, total: None)
+        self.count, self.runs = count, 0
+        self._done = self._total = 0
+        self._effects: dict[bytes, Effect] = {}
+        self._answers_of = answers
+        self._classes: Array | None = None
+        self._x = np.stack([*photos.values()])
+        maps, self._answers = self._explained(self.setting(on=()))
+        cells = maps.reshape(len(maps), -1)
+        telling = cells.max(axis=1) > cells.min(axis=1)
+        self.names = tuple(n for n, told in zip(photos, telling, strict=True) if told)
+        self.silent = tuple((n, _SILENT) for n, told in zip(photos, telling, strict=True) if not told)
+        if not self.names:
+            raise InputError(
+                f"There is no photo to judge by: of each, {_SILENT}. Name another layer or method."
+            )
+        self._x, self._maps, self._answers = (a[telling] for a in (self._x, maps, self._answers))
+        self._classes = self._answers if self._answers_of is not None else None
+
+    def setting(self, on: Iterable[int]) -> Setting:
+        """These tensors quantised, and no others."""
+        made = np.zeros(self.count, bool)
+        made[list(on)] = True
+        return made
+
+    def all_but(self, off: Iterable[int]) -> Setting:
+        """These tensors in float, and no others."""
+        return ~self.setting(off)
+
+    def expect(self, settings: int) -> None:
+        """So many further settings will be asked for."""
+        self._total += settings * len(self.names)
+        self._progress(self._done, self._total)
+
+    def effect(self, setting: Setting) -> Effect:
+        """What a setting does; one that is known is not run again."""
+        key = setting.tobytes()
+        if key not in self._effects:
+            self._effects[key] = self._found(*self._explained(setting))
+        self._done += len(self.names)
+        self._total = max(self._total, self._done)
+        self._progress(self._done, self._total)
+        return self._effects[key]
+
+    def meets(self, effect: Effect, threshold: float) -> bool:
+        """Whether the mean agreement is as good as a threshold, or better."""
+        return self._measure.meets(effect.mean, threshold)
+
+    def badness(self, effect: Effect) -> float:
+        """Larger, the less its maps agree."""
+        return -effect.mean if self._measure.better == "higher" else effect.mean
+
+    def outputs(self, setting: Setting) -> tuple[Array, dict[str, Array]]:
+        """The first photos, and what the model gives for them."""
+        x = self._x[: self._batch]
+        return x, self._run(x, setting, None).outputs
+
+    def _found(self, maps: Array, answers: Array) -> Effect:
+        h, w = maps.shape[1:]
+        high, wide = _sides(self._explainer)
+        diagonal = math.hypot(high, wide)
+        ys, xs = ((np.arange(n) + 0.5) / n * side / diagonal for n, side in ((h, high), (w, wide)))
+        count = (len(maps), 1)
+        pairs = agreement.Maps(self._maps, maps, np.tile(ys, count), np.tile(xs, count))
+        values = agreement.agreement(pairs, [self._measure.name])[self._measure.name]
+        higher = self._measure.better == "higher"
+        values[np.isnan(values)] = 0 if higher else self._measure.high
+        worst = int(values.argmin() if higher else values.argmax())
+        same = float((answers == self._answers).mean())
+        return Effect(float(values.mean()), float(values[worst]), self.names[worst], same)
+
+    def _explained(self, setting: Setting) -> tuple[Array, Array]:
+        """Maps (N, h, w) and answers (N,) of all photos."""
+        maps, answers = [], []
+        for at in range(0, len(self._x), self._batch):
+            part = slice(at, at + self._batch)
+            wanted = None if self._classes is None else self._classes[part].tolist()
+            found = self._run(self._x[part], setting, wanted)
+            maps.append(np.maximum(found.maps, 0) if self._method.rectify else found.maps)
+            scores = None if self._answers_of is None else found.outputs[self._answers_of]
+            answers.append(
+                found.class_ids if scores is None else scores.reshape(len(scores), -1).argmax(axis=1)
+            )
+        self.runs += len(self._x)
+        return np.concatenate(maps), np.concatenate(answers)
+
+    def _run(self, x: Array, setting: Setting, target: Any) -> Explanation:
+        feeds = {self._explainer.input.name: x, SWITCHES: setting}
+        return self._explainer.explain_tensor(feeds, self._method, target)
+
+
+_SILENT = "the reference's map is the same everywhere, so that nothing can agree with it"
+
+
+def _classes(explainer: Explainer, board: Switchable, asked: str | None) -> str | None:
+    """The output that a classifier's answer is read from; None where there is none."""
+    outputs = [v.name or "" for v in board.model.graph.outputs]
+    name = outputs[0] if asked is None and len(outputs) == 1 else asked
+    return name if explainer.record.score.task == "classification" and name in outputs else None
+
+
+def _sides(explainer: Explainer) -> tuple[int, int]:
+    how = explainer.preprocess
+    assert how is not None
+    return how.size
+
+
+def _ranking(bench: _Bench, tensors: Sequence[Tensor], top: int | None) -> tuple[Effect, tuple[Culprit, ...]]:
+    """The effect of all tensors, and each one's, the worst first."""
+    count = len(tensors)
+    tried = count if top is None else min(top, count)
+    bench.expect(1 + count + tried)
+    everything = bench.effect(bench.all_but(()))
+    alone = [bench.effect(bench.setting([k])) for k in range(count)]
+    order = sorted(range(count), key=lambda k: (-bench.badness(alone[k]), alone[k].same_answer))
+    without = {k: bench.effect(bench.all_but([k])) for k in order[:tried]}
+    return everything, tuple(Culprit(tensors[k], alone[k], without.get(k)) for k in order)
+
+
+def _advice(bench: _Bench, tensors: Sequence[Tensor], found: Sequence[Culprit], threshold: float) -> Advice:
+    """What to leave in float: as many from the top of the ranking as it takes, less those not needed."""
+    order = [tensors.index(one.tensor) for one in found]
+
+    def enough(floats: Sequence[int]) -> bool:
+        bench.expect(1)
+        return bench.meets(bench.effect(bench.all_but(floats)), threshold)
+
+    short, long = 0, 0
+    while not enough(order[:long]) and long < len(order):
+        short, long = long, min(max(1, 2 * long), len(order))
+    while long - short > 1:  # `short` are too few, `long` are enough
+        middle = (short + long) // 2
+        short, long = (short, middle) if enough(order[:middle]) else (middle, long)
+    kept = order[:long]
+    for one in reversed(order[:long]):
+        rest = [k for k in kept if k != one]
+        kept = rest if enough(rest) else kept
+    effect = bench.effect(bench.all_but(kept))
+    readers = dict.fromkeys(reader for k in kept for reader in tensors[k].readers if reader)
+    return Advice(
+        tuple(tensors[k].name for k in kept), tuple(readers), effect, bench.meets(effect, threshold)
+    )
+
+
+def _check(bench: _Bench, reference: Source, quantised: Source) -> Check:
+    """Compare the file with switches with the two that it stands for.
+
+    Raises:
+        VerificationError: all switches off, it does not compute what the reference does.
+    """
+    x, off = bench.outputs(bench.setting(()))
+    _, on = bench.outputs(bench.all_but(()))
+    wanted = _outputs_of(reference, x)
+    steps, kernels = (_outputs_of(quantised, x, optimized) for optimized in (False, True))
+    found = Check(
+        _difference(off.values(), wanted), _difference(on.values(), steps), _difference(kernels, steps)
+    )
+    limit = max(TOLERANCE.get(str(a.dtype), 0) for a in wanted)
+    if not found.off <= limit:
+        raise VerificationError(
+            f"With all switches off, the outputs differ from the reference's by {found.off:.2g} of their "
+            f"largest entry (allowed: {limit:g}). Please report it with the models."
+        )
+    return found
+
+
+def _outputs_of(model: Source, x: Array, optimized: bool = True) -> list[Array]:
+    """What a file gives for the first photos, an explainable one without what is ours."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs() if not o.name.startswith(PREFIX)]
+    image = session.get_inputs()[0]
+    size = image.shape[0] if isinstance(image.shape[0], int) else len(x)
+    filled = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
+    parts = [session.run(names, {image.name: filled[at : at + size]}) for at in range(0, len(filled), size)]
+    return [np.concatenate(arrays)[: len(x)] for arrays in zip(*parts, strict=True)]
+
+
+def _difference(found: Iterable[Array], wanted: Iterable[Array]) -> float:
+    """The largest, of all outputs, over the largest entry."""
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        one, two = (v.astype(np.float64) for v in (a, b))
+        scale = float(np.abs(two).max(initial=0)) or 1.0
+        worst = max(worst, float(np.abs(one - two).max(initial=0)) / scale)
+    return worst
