@@ -317,10 +317,9 @@ def _ahead(
     try:
         numbers = list(parts)
         upcoming = [reader.submit(read, parts[number]) for number in numbers[:1]]
-        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+        for at, number in enumerate(numbers):
             ready = upcoming.pop().result()
-            if following is not None:
-                upcoming.append(reader.submit(read, parts[following]))
+            upcoming += [reader.submit(read, parts[following]) for following in numbers[at + 1 : at + 2]]
             yield number, ready
     finally:
         left.set()

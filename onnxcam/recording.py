@@ -178,7 +178,7 @@ def joined(parts: Sequence[Recording]) -> Recording:
 def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     # Not numpy.savez: its entries are the arguments of a function, and their dates are its own business.
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in arrays.items():
             with file.open(f"{name}.npy", "w", force_zip64=True) as entry:  # dated 1980, always
                 np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)

@@ -701,6 +701,10 @@ record_to(sides, names_of([folder / "photos"]), [folder / sys.argv[3], folder / 
 """
 
 
+UNIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no SIGKILL here")
+
+
+@UNIX
 def test_killed_at_any_moment_and_started_again(opened, photos, tmp_path):
     """What lies there is whole or is not there, and what comes out is what an uninterrupted run writes."""
     opened()
@@ -735,3 +739,90 @@ def test_killed_at_any_moment_and_started_again(opened, photos, tmp_path):
     assert start(0, *names).wait(120) == 0
     assert [(tmp_path / name).read_bytes() for name in names] == whole
     assert not any(journal.exists() for journal in journals)
+
+
+MOMENTS = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from onnxcam import contract, recorder, recording
+
+folder = Path(sys.argv[1])
+how = contract.Preprocess(size=(4, 4))
+DOES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+
+def explain_tensor(x, *_):
+    mean = x.mean((1, 2, 3))
+    return SimpleNamespace(
+        outputs={"scores": np.stack([mean, -mean], 1)}, layer_maps={"top": x[:, 0]}, labels=["a"] * len(x),
+        class_ids=np.zeros(len(x), np.int64), scores=mean)
+
+def side(name):
+    explainer = SimpleNamespace(
+        input=SimpleNamespace(dtype=np.dtype(np.float32)), explain_tensor=explain_tensor,
+        record=contract.Record((), contract.Score("scores", "logits")))
+    return recorder.Side(explainer, recording.Maker(name, (), preprocess=how))
+
+def run(where, at):
+    # In a process that kills itself before it changes the disk for the at-th time; whether it came to that.
+    child = os.fork()
+    if not child:
+        left = [at]
+        def hook(event, arguments):
+            if event in DOES and str(where) in str(arguments[0]):
+                if event != "open" or "x" in (arguments[1] or ""):
+                    left[0] -= 1
+                    if left[0] == -1:
+                        os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        photos = recorder.names_of([folder / "photos"])
+        recorder.record_to([side("a"), side("b")], photos, [where / "a.npz", where / "b.npz"], batch=4)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
+
+def contents(where):
+    return {p.relative_to(where).as_posix(): p.read_bytes() for p in where.rglob("*") if p.is_file()}
+
+def fresh(name):
+    (folder / name).mkdir()
+    return folder / name
+
+assert not run(fresh("whole"), 1 << 30)
+whole = contents(folder / "whole")
+assert sorted(whole) == ["a.npz", "b.npz"]
+moments = 0
+while True:
+    where = fresh(f"{moments}")
+    if not run(where, moments):
+        break
+    for again in (moments // 2, 1 << 30):
+        seen = contents(where)
+        for name in ("a.npz", "b.npz"):
+            assert seen.get(name, whole[name]) == whole[name]
+        for name in seen:
+            if name.endswith(".npz") and "/." not in name:
+                recording.load(where / name)
+        killed = run(where, again)
+    assert not killed
+    assert contents(where) == whole, sorted(contents(where))
+    assert not [p for p in where.iterdir() if p.is_dir()]
+    moments += 1
+print(moments)
+"""
+
+
+@UNIX
+def test_killed_before_each_change_of_the_disk(photos, tmp_path):
+    """And once more while it goes on: what is there is whole, and in the end everything is, and no more."""
+    done = subprocess.run(
+        [sys.executable, "-c", MOMENTS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30  # two plans, six parts, two recordings; each opened, renamed, removed
