@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnxruntime import quantization
 from onnxruntime.transformers import float16
 
@@ -39,7 +40,7 @@ from onnxcam import comparison, demo, images, preprocess
 from onnxcam.comparison.sides import Side, recorded
 from onnxcam.contract import KEY, read_record
 from onnxcam.demo import mosaics
-from onnxcam.export import randomised, strip
+from onnxcam.export import load, randomised, strip
 from onnxcam.recording import Recording
 
 MEASURES = ("pearson", "spearman", "cosine", "iou20", "peak", "js")
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=8)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    print(machine(0))
+    print(machine(1))
     with tempfile.TemporaryDirectory() as folder:
         rows = [*of_demo(Path(folder), args.second), *of_photos(Path(folder), args.crops)]
     if args.json:
@@ -70,7 +71,7 @@ def of_demo(folder: Path, second: Path | None) -> Iterator[dict[str, Any]]:
     model = folder / "demo.cam.onnx"
     model.write_bytes(demo.model_bytes())
     plain = folder / "demo.onnx"
-    strip(model, plain)
+    ir.save(strip(load(model)), plain)
     record = read_record({p.key: p.value for p in onnx.load(model).metadata_props if p.key == KEY})
     how = dataclasses.asdict(record.preprocess) if record.preprocess else {}
     head = f"the demo's network, {len(list(here.iterdir()))} mosaics"

@@ -16,6 +16,7 @@ from typing import NoReturn
 from .._version import __version__
 from ..errors import OnnxcamError, nearest
 from . import (
+    compare,
     concepts,
     culprit,
     demo,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, ModuleType] = {
     "concepts": concepts,
     "evaluate": evaluate,
     "record": record,
+    "compare": compare,
     "culprit": culprit,
     "inspect": inspect,
     "strip": strip,

@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-fallback", action="store_true", help="go on without a provider that does not work"
     )
     parser.add_argument(
-        "--batch", type=_positive, default=8, metavar="N", help="photos in one run (default: 8)"
+        "--batch", type=options.positive, default=8, metavar="N", help="photos in one run (default: 8)"
     )
     parser.add_argument(
-        "--alpha", type=_share, default=0.5, help="weight of the colours, 0 to 1 (default: 0.5)"
+        "--alpha", type=options.share, default=0.5, help="weight of the colours, 0 to 1 (default: 0.5)"
     )
     parser.add_argument(
         "--colormap", default="jet", help="a name of OpenCV's: jet, viridis, turbo, ... (default: jet)"
@@ -194,19 +194,3 @@ def _print(manifest: dict[str, Any], folder: Path, terminal: Terminal) -> None:
         )
     lost = f"; {len(skipped)} skipped" if skipped else ""
     terminal.say(f"{len(items)} overlay{'s' * (len(items) != 1)} and manifest.json in {folder}{lost}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import recorder, recording
 from ..contract import Preprocess
@@ -27,7 +27,7 @@ from ..recording import Recording
 if TYPE_CHECKING:
     from ..export import Candidate
 
-Optimization: TypeAlias = Literal["all", "extended", "basic", "disable"]
+FILES = ("reference.npz", "candidate.npz")  #: what the sides' recordings are called in a folder
 STAGES = "stages"  #: layers that a model is asked at where it is to be seen by layer
 
 
@@ -43,7 +43,7 @@ class Side:
         preprocess: see :class:`onnxcam.Explainer`.
         labels: see there.
         providers: see there.
-        optimization: of ONNX Runtime's graph; None: as it is by default.
+        optimization: of :data:`onnxcam.recorder.OPTIMIZATIONS`; None: ONNX Runtime's default.
         session_options: further ones, {name: value}.
         score: what a plain model is explained by: see :func:`onnxcam.export.rewrite_onnx`.
         shape: of the input of a PyTorch model.
@@ -54,7 +54,7 @@ class Side:
     preprocess: Any = None
     labels: Sequence[str] | None = None
     providers: Any = None
-    optimization: Optimization | None = None
+    optimization: str | None = None
     session_options: Mapping[str, Any] = field(default_factory=dict)
     score: Any = None
     shape: tuple[int, ...] = (1, 3, 224, 224)
@@ -83,7 +83,8 @@ def recorded(
         reference: a :class:`Side`, or its source.
         candidate: the same.
         photos: and folders of them; not needed where both sides are recordings.
-        folder: where the parts are kept, so that a run that was cut off goes on; None: in memory.
+        folder: where the journals of both recordings are kept (:func:`onnxcam.recorder.journal_of`), so that
+            a run that was cut off goes on; None: in memory.
         method: of :func:`onnxcam.methods.names`.
         target: one class for all photos; None: each side's own top class.
         batch: photos in one run.
@@ -120,9 +121,8 @@ def recorded(
             )
             for which in live
         ]
-        names = ("reference", "candidate")
         journals = [
-            None if folder is None else Path(folder, f"{names[which]}{recorder.PARTIAL}") for which in live
+            None if folder is None else recorder.journal_of(Path(folder, FILES[which])) for which in live
         ]
         made = recorder.record(asked, named, journals, batch=batch, progress=progress) if live else []
         for which, result in zip(live, made, strict=True):
@@ -207,24 +207,15 @@ def _direct(side: Side) -> Explainer | None:
 
 
 def _how(side: Side) -> dict[str, Any]:
+    options = dict(side.session_options)
+    if side.optimization is not None:
+        options |= recorder.session_options(side.optimization)
     return {
         "providers": side.providers,
-        "session_options": _session_options(side) or None,
+        "session_options": options or None,
         "preprocess": side.preprocess,
         "labels": side.labels,
     }
-
-
-def _session_options(side: Side) -> dict[str, Any]:
-    options = dict(side.session_options)
-    if side.optimization is not None:
-        import onnxruntime
-
-        level = {"disable": "ORT_DISABLE_ALL"}.get(
-            side.optimization, f"ORT_ENABLE_{side.optimization.upper()}"
-        )
-        options["graph_optimization_level"] = getattr(onnxruntime.GraphOptimizationLevel, level)
-    return options
 
 
 def _is_factory(name: str) -> bool:
