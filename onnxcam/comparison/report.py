@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from ..recording import Maker, Recording
 from . import charts, decisions, pictures
 from .agreement import get
 from .data import VERDICTS, Comparison, Row, Statistic
+from .gate import Judgement
 from .pictures import Pictures
 from .summary import SCORE_DIFFERENCE
 
@@ -51,22 +52,6 @@ READ: Mapping[str, str] = {
     "the part that both see? 0: it lies right.",
     SCORE_DIFFERENCE: "How much does the candidate's score of the reference's class differ? 0: not at all.",
 }
-
-
-class Criterion(NamedTuple):
-    """One line of a gate.
-
-    Attributes:
-        text: what is asked.
-        wanted: the limit.
-        found: what there is.
-        passed: whether it is met; None: that could not be judged.
-    """
-
-    text: str
-    wanted: float
-    found: float | None
-    passed: bool | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +127,7 @@ def html(
     reference: Recording,
     candidate: Recording,
     photos: Mapping[str, str] | None = None,
-    gate: Sequence[Criterion] | None = None,
+    gate: Judgement | None = None,
     worst: int = 12,
     typical: int = 6,
 ) -> bytes:
@@ -153,7 +138,7 @@ def html(
         reference: whose maps are shown.
         candidate: likewise.
         photos: {name in the recording: path}; where one is missing or has changed, its maps are shown alone.
-        gate: what was asked of the comparison; None: nothing was.
+        gate: what was asked of the comparison, judged; None: nothing was.
         worst: photos to show, the least agreeing first.
         typical: photos to show around the median agreement.
 
@@ -180,8 +165,6 @@ def html(
     page = environment.from_string(source).render(
         c=comparison,
         gate=gate,
-        failed=[one for one in gate or () if not (one.passed is None or one.passed)],
-        unjudged=[one for one in gate or () if one.passed is None],
         counts={verdict: sum(row.verdict == verdict for row in comparison.rows) for verdict in VERDICTS},
         lower=lower,
         is_lower=_lower,

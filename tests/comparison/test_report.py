@@ -18,7 +18,7 @@ from reported import THRESHOLD, comparison, names, nothing, photos, recordings, 
 
 from onnxcam.comparison import agreement, report
 from onnxcam.comparison.data import Skipped
-from onnxcam.comparison.report import Criterion
+from onnxcam.comparison.gate import Finding, Judgement, judge, unable
 from onnxcam.comparison.summary import SCORE_DIFFERENCE
 from onnxcam.errors import MissingDependency
 
@@ -166,7 +166,8 @@ def told(text):
         for side in sides
     )
     found = comparison((first, second), [0.1, 0.9], skipped=[Skipped(text, "candidate", text)])
-    return report.html(found, first, second, {}, [Criterion(text, 1, 0, False)])
+    gate = Judgement("failed", (Finding(text, 1, 0, False, text, (text,)),), text)
+    return report.html(found, first, second, {}, gate)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=["script", "image", "template", "surrogate"])
@@ -179,7 +180,7 @@ def test_names_from_outside_are_text(hostile):
     assert page.all("title")[0][1] == f"{shown} against {shown}"
     assert page.all("h3")[0][1] == shown
     assert page.all("figcaption")[-7][1] == f"Reference {shown} 1.000"
-    assert page.text("gate").count(shown) == 1
+    assert page.text("gate").count(shown) == 3
     assert page.text("skipped").count(shown) == 2
     assert page.text("compared").count(shown) == 7
     assert page.table("images")["rows"][0][0] == hostile
@@ -206,27 +207,38 @@ def test_the_verdict_in_words():
     assert not [a for a, _ in page.all("section") if a.get("id") == "gate"]
 
 
-MET, MISSED = Criterion("js.mean <= 0.3", 0.3, 0.25, True), Criterion("pearson.mean >= 0.9", 0.9, 0.75, False)
-UNKNOWN = Criterion("ssim.mean >= 0.9", 0.9, None, None)
+MET = Finding("js.mean <= 0.3", 0.3, 0.25, True, "found 0.25")
+MISSED = Finding(
+    "pearson.mean >= 0.9", 0.9, 0.75, False, "found 0.75", ("a.png: pearson 0.1", "b.png: pearson 0.2")
+)
+UNKNOWN = Finding("ssim.mean >= 0.9", 0.9, None, None, "ssim was not measured")
 
 
 @pytest.mark.parametrize(
     ("gate", "kind", "said"),
     [
-        ([MET, MET], "passed", "Gate passed All 2 criteria are met."),
-        ([MET], "passed", "Gate passed Its criterion is met."),
-        ([MET, MISSED], "failed", "Gate failed 1 of 2 criteria is not met: pearson.mean >= 0.9."),
+        (Judgement("passed", (MET, MET)), "passed", "Gate passed All 2 criteria are met."),
+        (Judgement("passed", (MET,)), "passed", "Gate passed Its criterion is met."),
         (
-            [MISSED, MISSED, UNKNOWN],
+            Judgement("failed", (MET, MISSED)),
+            "failed",
+            "Gate failed 1 of 2 criteria is not met: pearson.mean >= 0.9.",
+        ),
+        (
+            Judgement("failed", (MISSED, MISSED, MET)),
             "failed",
             "Gate failed 2 of 3 criteria are not met: pearson.mean >= 0.9, pearson.mean >= 0.9.",
         ),
         (
-            [MISSED._replace(passed=np.False_)],
+            Judgement("failed", (MISSED._replace(passed=np.False_),)),
             "failed",
             "Gate failed 1 of 1 criterion is not met: pearson.mean >= 0.9.",
         ),
-        ([MET, UNKNOWN], "unjudged", "The gate could not judge"),
+        (
+            Judgement("could not judge", (MISSED, UNKNOWN), "nothing is known"),
+            "unjudged",
+            "The gate could not judge nothing is known",
+        ),
     ],
     ids=["passed", "one", "failed", "both", "numpy", "unjudged"],
 )
@@ -236,10 +248,26 @@ def test_the_gate(gate, kind, said):
     assert page.all("div", class_=f"verdict {kind}")
     shown = page.text("gate")
     results = {True: "met", False: "not met", None: "could not be judged"}
-    for one in gate:
+    for one in gate.findings:
         passed = None if one.passed is None else bool(one.passed)
-        found = "–" if one.found is None else f"{one.found:.3f}"
-        assert f"{one.text} {one.wanted:.3f} {found} {results[passed]}" in shown
+        assert " ".join((one.text, results[passed], one.why, *one.worst)) in shown
+
+
+def test_the_judgement_of_a_gate_is_the_reports():
+    sides = recordings(names(5))
+    found = comparison(sides, [0.9, 0.95, 0.3, 0.85, 0.99], other=[4])
+    for criteria in (["js <= 0.5"], ["same_reason >= 0.7", "js <= 0.5"], ["ssim >= 0.5"]):
+        judgement = judge(found, criteria)
+        page = Page(report.html(found, *sides, gate=judgement))
+        headline = {
+            "passed": "Gate passed",
+            "failed": "Gate failed",
+            "could not judge": "The gate could not judge",
+        }
+        assert page.all("div")[0][1].startswith(headline[judgement.status])
+        for one in judgement.findings:
+            assert one.text in page.text("gate")
+            assert one.why in page.text("gate")
 
 
 def test_numbers_of_the_summary_and_the_layers():
@@ -435,9 +463,9 @@ def test_skipped_photos_are_all_named():
 def test_no_photo_in_common():
     sides = recordings(["a.png"])
     found = nothing(sides, [Skipped("a.png", "candidate", "it crashed")])
-    page = Page(report.html(found, *sides, gate=[UNKNOWN]))
+    page = Page(report.html(found, *sides, gate=unable("there are no photos")))
     assert "No photo could be compared. 1 were skipped." in page.all("header")[0][1]
-    assert "The gate could not judge" in page.all("header")[0][1]
+    assert "The gate could not judge there are no photos" in page.all("header")[0][1]
     assert "a.png candidate it crashed" in page.text("skipped")
     assert not page.all("img")
 

@@ -15,7 +15,7 @@ from reported import comparison, names, photos, recordings
 
 from onnxcam.comparison import report
 from onnxcam.comparison.data import Skipped
-from onnxcam.comparison.report import Criterion
+from onnxcam.comparison.gate import Finding, Judgement
 
 MISSING = missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -23,7 +23,14 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 COUNT = 120
 VALUES = [None if i % 40 == 7 else round((i * 37 % 100) / 100 - 0.2, 2) for i in range(COUNT)]
 OTHER = range(0, COUNT, 7)
-GATE = [Criterion("pearson.mean >= 0.9", 0.9, 0.3, False), Criterion("js.mean <= 0.5", 0.5, 0.25, True)]
+GATE = Judgement(
+    "failed",
+    (
+        Finding("pearson.mean >= 0.9", 0.9, 0.3, False, "found 0.3", ("a_very_long_name" * 12, "b.png")),
+        Finding("js.mean <= 0.5", 0.5, 0.25, True, "found 0.25"),
+        Finding("ssim.mean >= 0.5", 0.5, None, None, "ssim was not measured"),
+    ),
+)
 HACK = "</script><script>globalThis.hacked = 1</script><img src=x onerror='globalThis.hacked = 2'>"
 HOSTILE = f"{HACK}{{{{ 7 * 7 }}}}"
 LONG = "a_very_long_name_without_any_space_in_it_" * 4
@@ -315,6 +322,14 @@ def test_ten_thousand_photos(browser, tmp_path):
     assert status(browser) == "51 to 100 of 111 that match, of 10000"
 
 
+def test_a_table_of_one_page_has_no_pager(browser, page):
+    browser("open", {"at": page})
+    hidden = "[...document.querySelectorAll('#table-%s .pages button')].map((b) => b.hidden)"
+    assert browser("evaluate", hidden % "images") == [False, False]
+    assert browser("evaluate", hidden % "classes") == [True, True]
+    assert status(browser, "classes") == "1 to 2 of 2"
+
+
 def test_it_prints(browser, page, tmp_path):
     browser("open", {"at": page, "dark": True})
     browser("click", "#table-images .pages button:nth-child(2)")
@@ -330,6 +345,10 @@ def test_it_prints(browser, page, tmp_path):
     browser("media", "print")
     for hidden in ("nav", ".controls"):
         assert browser("evaluate", f"getComputedStyle(document.querySelector('{hidden}')).display") == "none"
+    # A head that holds controls is not repeated on the next page.
+    assert (
+        browser("evaluate", "getComputedStyle(document.querySelector('thead button')).display") == "contents"
+    )
     assert browser("evaluate", "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser("evaluate", PALE) == []
     breaks = (
