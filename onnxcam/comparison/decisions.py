@@ -93,10 +93,11 @@ def said(side: Recording, at: NDArray[np.int64], how: Scale, classes: Classes, o
         classes: of both sides.
         own: whether it is the reference, whose numbers stay.
     """
-    explained = side.class_ids[at]
-    explained = explained if own else classes.to_reference(explained)
+    own_ids = side.class_ids[at]
+    explained = own_ids if own else classes.to_reference(own_ids)
     labels = [
-        side.labels[i] or name_of(c, classes.labels) for i, c in zip(at, explained.tolist(), strict=True)
+        name_of(c, classes.labels) if side.labels[i] in ("", name_of(n, None)) else side.labels[i]
+        for i, n, c in zip(at.tolist(), own_ids.tolist(), explained.tolist(), strict=True)
     ]
     rows, every = np.arange(len(at)), np.ones(len(at), bool)
     table = None if side.outputs is None else how.of(side.outputs[at].astype(np.float64))

@@ -183,6 +183,33 @@ def test_classes_in_another_order_are_matched_by_label():
     assert "matched by label" in found.notes[0]
 
 
+def test_classes_without_a_name_get_the_other_sides():
+    maps = spots((0, 0), (1, 1))
+    one = recording(hot(0, 1), maps)
+    unnamed = dataclasses.replace(one.maker, labels=None)
+    two = dataclasses.replace(one, maker=unnamed, labels=("class 0", "class 1"))
+    for sides in ((one, two), (two, one)):
+        found = compare(*sides)
+        labels = [(row.reference.label, row.candidate.label) for row in found.rows]
+        assert labels == [("ant", "ant"), ("bee", "bee")]
+        assert [row.verdict for row in found.rows] == ["same reason"] * 2
+        assert "has no labels" in found.notes[0]
+    bare = compare(two, two)
+    assert [row.reference.label for row in bare.rows] == ["class 0", "class 1"]
+
+
+def test_what_is_of_no_class_is_told_by_its_own_name():
+    maps = spots((0, 0), (1, 1))
+    one, two = (
+        recording(hot(0, 1), maps, class_ids=[-1, -1], labels=["ant or bee", name], scores=[1, 2])
+        for name in ("cat or dog", "cat or eel")
+    )
+    found = compare(one, two)
+    assert [row.same_answer for row in found.rows] == [True, False]
+    assert [row.score_difference for row in found.rows] == [0, None]
+    assert [row.reference.class_id for row in found.rows] == [-1, -1]
+
+
 def test_equal_scores_are_the_answer_that_the_file_gave():
     # Of two equal scores each file explains the one that comes first in its own order.
     table = np.array([[2.0, 2, 0]] * 2)
@@ -369,6 +396,22 @@ def test_the_same_recordings_give_the_same_comparison_as_plain_values():
     told = json.loads(json.dumps(compare(one, two).data(), allow_nan=False))
     assert len(told["rows"]) == 12
     assert told["judged"] == {"reference": "last", "candidate": "last"}
+
+
+def test_sides_that_change_places_agree_as_much():
+    one = random_side(preprocess=Preprocess(size=(50, 50)))
+    rng = np.random.default_rng(9)
+    two = recording(
+        rng.normal(size=(12, 7)),
+        rng.random((12, 8, 6)),
+        preprocess=Preprocess(size=(64, 64), fit="letterbox"),
+    )
+    there, back = compare(one, two), compare(two, one)
+    for name in MEASURES:
+        told = [dataclasses.asdict(found.statistics[name]) for found in (there, back)]
+        assert told[0] == pytest.approx(told[1], abs=1e-9)
+    shares = [(c.shares["same_answer"].mean, c.shares["same_reason"].mean) for c in (there, back)]
+    assert shares[0] == shares[1]
 
 
 def test_many_photos_are_the_same_in_one_part_or_in_several(monkeypatch):
