@@ -160,7 +160,7 @@ def _dequantise_first(graph: ir.Graph) -> None:
     while pending:
         node = pending.pop()
         value, scale = node.inputs[0], node.inputs[1]
-        move = None if value is None else value.producer()
+        move = None if value is None else _past_empty(value).producer()
         if move is None or move.op_type not in _MOVING or move.domain or not _is_single(scale):
             continue
         real = ir.node(node.op_type, [move.inputs[0], *node.inputs[1:]], node.attributes, domain=node.domain)
