@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +153,8 @@ def test_each_photo_is_decoded_once_for_all_sides(opened, photos, monkeypatch):
     loads = counted(monkeypatch, recorder.images, "load")
     made = counted(monkeypatch, recorder.preprocess, "apply")
     sides = [side(one, path) for one in (first, second, third)]
+    how = replace(sides[1].preprocess, input="other")
+    sides[1] = replace(sides[1], maker=replace(sides[1].maker, preprocess=how))
     made.clear()  # each side tried its input with a grey picture
     record(sides, photos, batch=4)
     assert [name for _, name in loads] == [f"'{name}'" for name in photos]
@@ -464,8 +467,19 @@ def test_the_next_part_is_read_while_the_model_runs(photos, reads):
     assert made.names == tuple(photos)
 
 
-def test_no_more_than_two_parts_are_held(photos, monkeypatch):
+class AtOnce(ThreadPoolExecutor):
+    """A reader that is done with all that it is given before anybody goes on."""
+
+    def submit(self, *arguments):
+        future = super().submit(*arguments)
+        future.result()
+        return future
+
+
+@pytest.mark.parametrize("reader", [ThreadPoolExecutor, AtOnce])
+def test_no_more_than_two_parts_are_held(photos, monkeypatch, reader):
     made, held = [], []
+    monkeypatch.setattr(recorder, "ThreadPoolExecutor", reader)
     real = recorder._read
 
     def read(*arguments):
@@ -483,12 +497,12 @@ def test_no_more_than_two_parts_are_held(photos, monkeypatch):
 @pytest.mark.parametrize("error", [errors.MethodError("no"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 def test_whoever_leaves_does_not_wait_for_the_reader(photos, reads, error):
     """It ends after the photo that it is at, however long that takes."""
-    begun, goes_on = threading.Event(), threading.Event()
+    begun, goes_on, timely = threading.Event(), threading.Event(), []
 
     def before(name):
         if name == "05.png":  # the second of the second part
             begun.set()
-            assert goes_on.wait(60)
+            timely.append(goes_on.wait(20))
 
     def during(x):
         assert begun.wait(60)
@@ -499,6 +513,7 @@ def test_whoever_leaves_does_not_wait_for_the_reader(photos, reads, error):
         record([Watched(during)], photos, batch=4)
     goes_on.set()
     joined_readers()
+    assert timely == [True]
     assert reads.names == [f"{i:02}.png" for i in range(6)]
 
 
