@@ -281,6 +281,14 @@ def test_numbers_of_the_summary_and_the_layers():
     assert "undefined for 1" in page.text("distributions")
 
 
+@pytest.mark.parametrize(("threshold", "anchor"), [(1.0, "end"), (0.5, "middle"), (-1.0, "start")])
+def test_the_thresholds_words_stay_within_the_chart(threshold, anchor):
+    page = made((-0.9, 0.9), threshold=threshold)
+    (words,) = page.all("text", class_="limit-text")
+    assert words[0]["text-anchor"] == anchor
+    assert words[1] == f"threshold {threshold:g}"
+
+
 def test_one_layer_has_no_curve():
     page = made(layers=["last"])
     assert "One layer was compared" in page.text("layers")
