@@ -220,6 +220,13 @@ def test_equal_scores_are_the_answer_that_the_file_gave():
     assert found.shares["same_answer"].mean == 0
 
 
+def test_any_of_the_highest_scores_is_an_answer():
+    # Class 1 shares the highest score on one side, and has it alone on the other: both may answer it.
+    one = recording([[2.0, 2, 0]] * 2, spots((0, 0), (1, 1)), class_ids=[1, 1])
+    two = recording([[1.0, 2, 0]] * 2, spots((0, 0), (1, 1)))
+    assert compare(one, two).shares["same_answer"].mean == 1
+
+
 def test_one_class_for_all_photos_still_compares_the_answers():
     one = recording(hot(0, 2), spots((0, 0), (1, 1)), class_ids=[2, 2])
     two = recording(hot(1, 2), spots((0, 0), (1, 1)), class_ids=[2, 2])
@@ -455,8 +462,9 @@ def test_different_class_lists_and_layers_are_refused():
         InputError, match=r"The class lists differ \(7 and 7 classes\): the candidate lacks 'ant'"
     ):
         compare(one, relabelled(one, ("ape", *LABELS[1:])))
+    layers = {"neck": RNG.random((12, 2, 2)), "head": RNG.random((12, 3, 3))}
     with pytest.raises(InputError, match="no layer in common"):
-        compare(one, recording(hot(*range(7), 0, 0, 0, 0, 0), {"head": RNG.random((12, 3, 3))}))
+        compare(one, recording(hot(*range(7), 0, 0, 0, 0, 0), layers))
 
 
 def test_a_class_without_a_label_is_refused_where_labels_decide():

@@ -211,6 +211,23 @@ def test_the_worst_of_each_quantity_come_first():
     assert judge(found, ["top5 >= 1"]).findings[0].worst[-1] == "0.jpg: top5 1"
 
 
+def test_the_surest_of_other_answers_come_first():
+    sure, unsure = hot(1)[0], hot(1)[0]
+    unsure[0] = unsure[1] - 0.1
+    one = recording(hot(0, 0, 0), spots(*[(0, 0)] * 3))
+    two = recording([unsure, hot(0)[0], sure], spots(*[(0, 0)] * 3))
+    worst = judge(compare(one, two), ["same_answer >= 1"]).findings[0].worst
+    assert worst == ("2.jpg: ant -> bee", "0.jpg: ant -> bee")
+
+
+def test_reasons_that_cannot_be_seen_are_worse_than_others():
+    one = recording(hot(0, 0, 0), spots((0, 0), (0, 0), (0, 0)))
+    two = recording(hot(0, 0, 0), np.concatenate([spots((0, 0), (4, 4)), np.zeros((1, 5, 5))]))
+    for more in ({}, {"measure": "peak", "threshold": 0.1}):
+        worst = judge(compare(one, two, **more), ["same_reason >= 1"]).findings[0].worst
+        assert [line.split(",")[0] for line in worst] == ["2.jpg: other reason", "1.jpg: other reason"]
+
+
 def test_a_gate_without_criteria_is_refused():
     with pytest.raises(InputError, match=r"at least one criterion: --require .*\[gate\]"):
         judge(comparison(), [])
