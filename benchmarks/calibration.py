@@ -9,7 +9,8 @@ random weights, and against maps of noise. On the photos of ../shared/data, each
 ``--crops`` times: MobileNetV2 against its int8 version of its authors, against another network of the same
 classes (SqueezeNet) and noise; SqueezeNet against its half-precision twin.
 
-A row: the share of the same answers, and the mean of each measure (5 % quantile in brackets).
+A row: the share of the same answers, the mean Pearson correlation of the maps of those, and over all photos
+the mean of each measure (in brackets the worse of its 5 % and 95 % quantiles).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from overhead import machine
 from quantized_files import CAFFE, DATA, photos
 
 from onnxcam import comparison, demo, images, preprocess
+from onnxcam.comparison import agreement
+from onnxcam.comparison.data import Statistic
 from onnxcam.comparison.sides import Side, recorded
 from onnxcam.contract import KEY, read_record
 from onnxcam.demo import mosaics
@@ -120,13 +123,20 @@ def of_photos(folder: Path, crops: int) -> Iterator[dict[str, Any]]:
 
 def line(head: str, name: str, sides: tuple[Recording, Recording]) -> dict[str, Any]:
     """One row, printed."""
-    found = comparison.compare(*sides, measures=MEASURES)
+    last = tuple(one.maker.layers[-1] for one in sides)
+    found = comparison.compare(*sides, pairs=[(last[0], last[1])], measures=MEASURES)
     answers = found.shares["same_answer"].mean
-    cells = [f"{found.statistics[m].mean:.3f} ({found.statistics[m].p05:.3f})" for m in MEASURES]
-    print(" | ".join([head, name, f"{answers:.1%}", *cells]), flush=True)
-    return {"on": head, "pair": name, "same_answer": answers} | {
+    same = [row.agreement[found.judged.name]["pearson"] for row in found.rows if row.same_answer]
+    alike = float(np.mean([one for one in same if one is not None]))
+    cells = [f"{found.statistics[m].mean:.3f} ({_tail(found.statistics[m], m):.3f})" for m in MEASURES]
+    print(" | ".join([head, name, f"{answers:.1%}", f"{alike:.3f}", *cells]), flush=True)
+    return {"on": head, "pair": name, "same_answer": answers, "pearson of same answers": alike} | {
         m: dataclasses.asdict(found.statistics[m]) for m in MEASURES
     }
+
+
+def _tail(found: Statistic, measure: str) -> float:
+    return found.p05 if agreement.get(measure).better == "higher" else found.p95
 
 
 def with_noise(one: Recording, seed: int = 0) -> tuple[Recording, Recording]:

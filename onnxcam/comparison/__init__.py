@@ -138,17 +138,18 @@ def _count(side: Recording) -> int | None:
 
 
 def _places(reference: Recording, candidate: Recording) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of each side's layers the grid; where both inputs are known, by how much it is coarser than these."""
+    """Of each side's layers the grid; where both inputs are known, the size of a cell there."""
     sizes = [
         None if side.maker.preprocess is None else side.maker.preprocess.size
         for side in (reference, candidate)
     ]
 
-    def place(maps: NDArray[np.float32], size: tuple[int, int] | None) -> tuple[int, ...]:
+    def place(maps: NDArray[np.float32], size: tuple[int, int] | None) -> Any:
         grid = maps.shape[1:]
         if size is None or None in sizes:
             return grid
-        return tuple(round(n / cells) for n, cells in zip(size, grid, strict=True))
+        h, w = (round(n / cells) for n, cells in zip(size, grid, strict=True))
+        return f"cells of {h}×{w} pixels"
 
     one, two = (
         {name: place(side.maps[name], size) for name in side.maker.layers}
@@ -169,9 +170,7 @@ def _notes(
                 f"The {name} does not say how a photo becomes its input: the whole photo is taken to fill it."
             )
     if not named and all(pair.reference != pair.candidate for pair in pairs):
-        notes.append(
-            "No layer has the same name on both sides: they are paired by their grids, from the output."
-        )
+        notes.append("No layer has the same name on both sides: they are paired by their grids and places.")
     one, two = reference.maker, candidate.maker
     if one.probability != two.probability:
         told = {True: "the probability", False: "the logit"}

@@ -20,10 +20,10 @@ def paired(
 
     As the user says; else by name, if both sides have any layer of the same name; else by what the layers
     have in common, from the output backwards: the longest common sequence, and of several the one nearest
-    the output.
+    the output. A side's only layer belongs to the other side's only one.
 
     Args:
-        reference: its layers and of each the size of the grid, or by how much it is coarser than the input.
+        reference: its layers and of each the size of the grid, or what part of the input one cell is.
         candidate: likewise.
         named: the user's: ``"a=b"``, ``"a"`` where the names are equal, a Pair or two names.
 
@@ -35,6 +35,8 @@ def paired(
     else:
         found = [Pair(name, name) for name in reference if name in candidate]
         found = found or _alike(reference, candidate)
+        if not found and len(reference) == len(candidate) == 1:  # there is nothing to choose
+            found = [Pair(*reference, *candidate)]
     if not found:
         raise InputError(
             f"The two sides have no layer in common. The reference has {_listed(reference)}; the candidate "

@@ -46,6 +46,10 @@ def test_a_layers_name_may_have_an_equals_sign():
     assert names(paired(odd, {"c": (7, 7)}, ["a=b=c"])) == [("a=b", "c")]
 
 
+def test_the_only_layers_of_both_sides_belong_together():
+    assert names(paired({"x": (7, 7)}, {"y": (14, 14)})) == [("x", "y")]
+
+
 def test_no_common_layer_is_refused_with_both_lists():
     with pytest.raises(InputError) as caught:
         paired({"x": (7, 7)}, {"y": (14, 14), "z": 3})
