@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .. import images, methods
@@ -33,10 +34,12 @@ from ..recorder import names_of
 from ..result import Explanation
 from .explainable import strip
 from .from_onnx import inline, load, normalize
+from .gradients.builder import dims_of
 from .layers import Names, candidates
 from .layouts import layouts
 from .rewrite import rewrite_onnx
-from .scores import ScoreSpec, as_spec, find_score
+from .scores import SAME_NUMBERS, FoundScore, ScoreSpec, as_spec, find_score
+from .scores.classification import one_per_class
 from .switches import SWITCHES, Array, Switchable, Tensor, switchable
 from .verify import TOLERANCE
 from .write import staged
@@ -302,8 +305,8 @@ def _explained(
 ) -> tuple[str, str, ScoreSpec]:
     """What is explained of the reference: the layer's name and tensor, and the score's tensor.
 
-    The tensor that the score is: a logit, not what a softmax makes of it. The switches that follow it do not
-    take part, since what the range of a score clips is still what is explained.
+    That of the logits, as the network makes them: behind them lie activations and shapes, and switches, which
+    do not take part, since a score that its range clips is still what is explained.
     """
     model = load(reference)
     if known is not None:
@@ -319,7 +322,7 @@ def _explained(
     model = normalize(model)
     found = find_score(model.graph, spec)
     if found.score.task in _OF_ONE_TENSOR:
-        spec = dataclasses.replace(spec, output=found.score.tensor, task=found.score.task)
+        spec = dataclasses.replace(spec, output=_made_first(found).name, task=found.score.task)
     if not name:
         best = candidates(model.graph, found, names, layouts(model.graph))
         if not best:
@@ -332,6 +335,18 @@ def _explained(
 
 
 _OF_ONE_TENSOR = ("classification", "regression", "segmentation")
+
+
+def _made_first(found: FoundScore) -> ir.Value:
+    """The score before it was only put into another shape, where it has one number per class there, too."""
+    value = found.value
+    while found.score.task != "segmentation" and (node := value.producer()) is not None:
+        source = node.inputs[0] if node.inputs and node.op_type in SAME_NUMBERS else None
+        dims = None if source is None else dims_of(source)
+        if source is None or dims is None or not one_per_class(dims):
+            break
+        value = source
+    return value
 
 
 def _before_switch(spec: ScoreSpec, board: Switchable) -> ScoreSpec:

@@ -1,10 +1,10 @@
 """A network with a switch on every tensor that its quantised form holds in other numbers.
 
 The switchable network is the reference, the fp32 file, in which whoever reads a quantised activation reads
-``Where(switch, DequantizeLinear(QuantizeLinear(x)), x)`` instead, and of a quantised weight
-``Where(switch, what the quantised file reads, the weight)``. All switches off it is the reference; all on it
-is the quantised file, computed in float. One session answers for every subset, and since the result is an
-ONNX file like any other, :func:`onnxcam.export.rewrite_onnx` makes it explainable.
+``switch ? DequantizeLinear(QuantizeLinear(x)) : x`` instead, and of a quantised weight ``switch ? what the
+quantised file reads : the weight``. All switches off it is the reference; all on it is the quantised file,
+computed in float. One session answers for every subset, and since the result is an ONNX file like any other,
+:func:`onnxcam.export.rewrite_onnx` makes it explainable.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class _Board:
         self._same: dict[str, None] = {}
         self._switched: dict[tuple[Any, ...], ir.Value] = {}
         self._input = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL))
-        self._conditions: dict[int, ir.Value] = {}
+        self._scalars: dict[tuple[str, int], ir.Value] = {}
 
     def with_switches(self, found: Iterable[Use]) -> Switchable:
         """Put them where the quantised file reads other numbers."""
@@ -267,7 +267,7 @@ class _Board:
                 told = replace(told, name=_name(step.quantize.outputs[0]))  # read in several ways
             number = self._number(key, told, use)
             if key not in self._switched:
-                self._switched[key] = self._where(number, self._rounded(number, before, how), value)
+                self._switched[key] = self._either(number, self._rounded(number, before, how), value)
             value = self._switched[key]
         return value
 
@@ -300,8 +300,7 @@ class _Board:
         number = self._number((kept,), told, use)
         key = (use.value, use.constant)
         if key not in self._switched:
-            other = self._initializer(f"{_OURS}.{number}.{len(self._switched)}", theirs)
-            self._switched[key] = self._where(number, other, use.value)
+            self._switched[key] = self._chosen(number, ours, theirs)
         return self._switched[key]
 
     def _number(self, key: tuple[Any, ...], told: Tensor, use: Use) -> int:
@@ -355,16 +354,41 @@ class _Board:
         )
         return back if real == ir.DataType.FLOAT else self._node("Cast", [back], name, real, {"to": real})
 
-    def _where(self, number: int, on: ir.Value, off: ir.Value) -> ir.Value:
-        if number not in self._conditions:
-            index = self._initializer(f"{_OURS}.{number}.index", np.array(number, np.int64))
-            name = f"{_OURS}.{number}.on"
-            self._conditions[number] = self._node("Gather", [self._input, index], name, ir.DataType.BOOL)
-            self._conditions[number].shape = ir.Shape([])
-        name = f"{_OURS}.{number}.{len(self._switched)}.either"
-        made = self._node("Where", [self._conditions[number], on, off], name, off.dtype or ir.DataType.FLOAT)
+    def _either(self, number: int, on: ir.Value, off: ir.Value) -> ir.Value:
+        """``on`` or ``off``, exactly: ONNX Runtime's Where takes longer than the convolutions around it."""
+        real = off.dtype or ir.DataType.FLOAT
+        name = f"{_OURS}.{number}.{len(self._switched)}"
+        parts = [
+            self._node("Mul", [value, self._scalar(number, which, real)], f"{name}.{which}", real)
+            for value, which in ((on, "on"), (off, "off"))
+        ]
+        made = self._node("Add", parts, f"{name}.either", real)
         made.shape = off.shape
         return made
+
+    def _chosen(self, number: int, off: Array, on: Array) -> ir.Value:
+        """One of two constants."""
+        name = f"{_OURS}.{number}.{len(self._switched)}"
+        both = self._initializer(f"{name}.both", np.stack([off, on]))
+        which = self._scalar(number, "which", ir.DataType.INT64)
+        made = self._node("Gather", [both, which], f"{name}.chosen", ir.tensor(on).dtype)
+        made.shape = ir.Shape(on.shape)
+        return made
+
+    def _scalar(self, number: int, what: str, type: ir.DataType) -> ir.Value:
+        """A switch as a number: 1 if it is on (or, of ``off``, if it is off), else 0."""
+        key = f"{_OURS}.{what}.{type.name.lower()}"
+        if (key, -1) not in self._scalars:
+            source = self._input
+            if what == "off":
+                source = self._node("Not", [source], f"{key}.not", ir.DataType.BOOL)
+            self._scalars[key, -1] = self._node("Cast", [source], key, type, {"to": type})
+        if (key, number) not in self._scalars:
+            index = self._initializer(f"{key}.{number}.index", np.array(number, np.int64))
+            made = self._node("Gather", [self._scalars[key, -1], index], f"{key}.{number}", type)
+            made.shape = ir.Shape([])
+            self._scalars[key, number] = made
+        return self._scalars[key, number]
 
     def _node(
         self,

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import culprit_files as files
+import nets
 import numpy as np
 import onnx
 import pytest
@@ -288,6 +289,31 @@ def test_a_softmax_at_the_end_is_seen_through(made, tmp_path):
     assert last.tensor.readers == ("",)
 
 
+def test_a_score_that_its_range_clips_is_still_explained(tmp_path):
+    """A head of one convolution, in another shape before the softmax; its range ends below the best score."""
+    weights = nets.weights(w=(4, 3, 3, 3), b=(4,), v=(5, 4, 1, 1))
+    weights |= {"s": np.array(1e-4, np.float32), "z": np.array(128, np.uint8), "k": np.array([0, 5])}
+    body = {
+        "net": "h = Conv(g, v) e = Reshape(h, k)",
+        "QDQ": "h = Conv(g, v) q = QuantizeLinear(h, s, z) d = DequantizeLinear(q, s, z) e = Reshape(d, k)",
+    }
+    for name, head in body.items():
+        text = f"c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) g = GlobalAveragePool(r) {head} y = Softmax(e)"
+        arrays = weights if name == "QDQ" else {n: a for n, a in weights.items() if n not in "sz"}
+        made = nets.model(text, inputs="float[N,3,24,24] x", initializers=arrays)
+        onnx.save(made, tmp_path / f"{name}.onnx")
+    photos = files.photos(tmp_path / "photos")
+    one = culprits(tmp_path / "net.onnx", tmp_path / "QDQ.onnx", photos, preprocess=files.PREPROCESS)
+    assert [c.tensor.name for c in one.culprits] == ["h"]
+    assert one.culprits[0].alone.mean == pytest.approx(1, abs=1e-6)
+    # and that is what the QDQ file itself says
+    maps = []
+    for name in ("net", "QDQ"):
+        rewrite_onnx(tmp_path / f"{name}.onnx", tmp_path / "made.cam.onnx", "r", preprocess=files.PREPROCESS)
+        maps.append(Explainer(tmp_path / "made.cam.onnx", "cpu").explain(photos, target=2).maps)
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
+
+
 def test_photos_that_tell_nothing_are_named(made, tmp_path):
     files.photos(tmp_path / "photos", 2)
     (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
@@ -389,8 +415,6 @@ def test_a_file_that_quantises_nothing(made, tmp_path):
 
 
 def test_a_network_without_layers(tmp_path):
-    import nets
-
     body = {
         "net": "f = ReduceMean<keepdims=0>(x, k) y = Gemm(f, w)",
         "qdq": "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
