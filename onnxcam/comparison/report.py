@@ -28,6 +28,7 @@ from . import charts, decisions, pictures
 from .agreement import get
 from .data import VERDICTS, Comparison, Row, Statistic
 from .gate import Judgement
+from .photos import matched
 from .pictures import Pictures
 from .summary import SCORE_DIFFERENCE
 
@@ -158,10 +159,18 @@ def html(
     lower = _lower(comparison.measure)
     order = ranked(comparison)
     which = chosen(len(order), worst, typical)
-    cards = {
-        part: [_card(comparison, reference, candidate, photos or {}, order, at) for at in places]
-        for part, places in which.items()
-    }
+    met = {reference.names[i]: (i, j) for i, j in matched(reference, candidate)[0].tolist()}
+
+    def card(at: int) -> Card:
+        row = order[at]
+        value, place = agreement(comparison, row), met.get(row.image)
+        if place is None:
+            return Card(at + 1, row, value, None, "Its maps are not in the recordings that were given.")
+        photo, note = _photo(row, photos or {})
+        drawn = pictures.draw(reference, candidate, comparison.judged, place, photo)
+        return Card(at + 1, row, value, drawn, note)
+
+    cards = {part: [card(at) for at in places] for part, places in which.items()}
     page = environment.from_string(source).render(
         c=comparison,
         gate=gate,
@@ -239,31 +248,6 @@ def interval(one: Statistic, share: bool = False) -> str:
     """The 95 % interval of a mean."""
     written = percent if share else number
     return f"{written(one.low)} to {written(one.high)}"
-
-
-def _card(
-    comparison: Comparison,
-    reference: Recording,
-    candidate: Recording,
-    photos: Mapping[str, str],
-    order: Sequence[Row],
-    at: int,
-) -> Card:
-    row, pair = order[at], comparison.judged
-    one, other = _place(reference, row), _place(candidate, row)
-    value = agreement(comparison, row)
-    if one is None or other is None:
-        return Card(at + 1, row, value, None, "Its maps are not in the recordings that were given.")
-    photo, note = _photo(row, photos)
-    drawn = pictures.draw(reference, candidate, pair, (one, other), photo)
-    return Card(at + 1, row, value, drawn, note)
-
-
-def _place(recording: Recording, row: Row) -> int | None:
-    """The photo's position in a recording: by its name, or else by its bytes."""
-    if row.image in recording.names:
-        return recording.names.index(row.image)
-    return recording.sha256.index(row.sha256) if row.sha256 and row.sha256 in recording.sha256 else None
 
 
 def _photo(row: Row, photos: Mapping[str, str]) -> tuple[Photo | None, str]:
