@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from . import feeds, images, preprocess, recording
 from ._version import __version__
-from .contract import Preprocess
+from .contract import BOX, REGION, Preprocess
 from .errors import (
     BadRecording,
     ImageError,
@@ -131,7 +131,9 @@ def side(
     explainer._refuse_other_inputs("a recording is made of photos alone")
     if isinstance(target, (list, tuple, np.ndarray)):
         raise InputError(f"A recording has one target, the same for all photos, not {target!r}.")
-    explainer._request(method, target, layers, 1, None, None, None, options)
+    request = explainer._request(method, target, layers, 1, None, None, None, options)
+    if any(name in fed for fed in request.targets.feeds for name in (BOX, REGION)):
+        raise InputError(f"A {type(target).__name__} lies in one photo; a recording's target is for all.")
     grey = np.zeros((8, 8, 3), np.uint8)
     feeds.check(explainer.input, preprocess.apply(grey, how, _dtype(explainer))[0][None])
     import onnxruntime

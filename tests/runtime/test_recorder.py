@@ -18,12 +18,15 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from onnxcam import Explainer, contract, errors, images, preprocess, recorder, recording
 from onnxcam.contract import Preprocess
 from onnxcam.recorder import names_of, record, record_to, side
+from onnxcam.targets import Box, Region
 
+from .. import nets
 from .conftest import LABELS, SIZE
 
 OTHER = Preprocess(
@@ -114,6 +117,59 @@ def test_the_maker_says_what_made_it(opened, photos):
     assert maker.runtime["platform"]
     rise = side(explainer, path, "rise", masks=3, seed=1).maker
     assert (rise.runtime["rise.masks"], rise.runtime["rise.seed"]) == ("3", "1")
+
+
+BODY = "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) "
+POOLED = BODY + "g = GlobalAveragePool(r) h = Conv(g, u) y = Flatten(h)"
+TASKS = {
+    "segmentation": (BODY + "y = Conv(r, u)", "float[N,6,8,8] y", None, None),
+    "detection": (
+        BODY + "h = Conv(r, u) f = Reshape(h, s) y = Transpose<perm=[0,2,1]>(f)",
+        "float[N,64,6] y",
+        {"task": "detection", "head": "yolov5"},
+        None,
+    ),
+    "embedding": (POOLED, "float[N,6] y", {"task": "embedding"}, None),
+    "regression": (POOLED, "float[N,6] y", {"task": "regression"}, 3),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_recorded(tmp_path, photos, task):
+    pytest.importorskip("onnx_ir")
+    from onnxcam.export import rewrite_onnx
+
+    body, outputs, score, target = TASKS[task]
+    parts = nets.weights(w=(4, 3, 3, 3), b=(4,), u=(6, 4, 1, 1)) | {"s": np.array([0, 6, -1])}
+    onnx.save(nets.model(body, outputs=outputs, initializers=parts), tmp_path / "m.onnx")
+    path = tmp_path / "m.cam.onnx"
+    rewrite_onnx(tmp_path / "m.onnx", path, "r", score, preprocess={"size": (8, 8), "fit": "stretch"})
+    explainer = Explainer(path, "cpu")
+    record_to([side(explainer, path, target=target)], photos, [tmp_path / "run.npz"], batch=4)
+    made = recording.load(tmp_path / "run.npz")
+    wanted = expected(explainer, photos.values(), explainer.preprocess, target=target)
+    assert made.maker.task == task
+    assert (made.outputs is not None) == (task == "regression")
+    np.testing.assert_array_equal(made.class_ids, wanted.class_ids)
+    assert made.labels == tuple(wanted.labels)
+    np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-5)
+    np.testing.assert_allclose(made.maps["r"], wanted.maps, atol=1e-5)
+    if task in ("segmentation", "detection"):
+        place = Region(1, np.ones((8, 8))) if task == "segmentation" else Box((1, 1, 5, 5))
+        kind = type(place).__name__
+        with pytest.raises(
+            errors.InputError, match=rf"A {kind} lies in one photo; a recording's target is for all\."
+        ):
+            side(explainer, path, target=place)
+
+
+def test_sizes_are_those_of_photos_as_they_are_shown(opened, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    exif = pil.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    pil.fromarray(np.zeros((10, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    (made,) = record([side(*opened())], names_of([tmp_path / "a.jpg"]))
+    assert made.sizes.tolist() == [[30, 10]]
 
 
 def test_methods_that_run_the_model_are_recorded_too(opened, photos):
@@ -223,6 +279,27 @@ def test_a_photo_that_one_side_fails_for_is_skipped_there_alone(opened, photos, 
     assert broken.skipped == (("05.png", "The run failed on it."),)
     kept = [i for i, name in enumerate(photos) if name != "05.png"]
     np.testing.assert_allclose(broken.maps["top"], healthy.maps["top"][kept], atol=1e-6)
+
+
+def test_a_model_that_crashes_on_one_photo(photos, tmp_path):
+    """Its brightest pixel picks from a table that is too short for it; the others of its run stay."""
+    pytest.importorskip("onnx_ir")
+    from onnxcam.export import rewrite_onnx
+
+    pick = "m = ReduceMax<keepdims=0>(x) i = Cast<to=7>(m) t = Gather(table, i) y = Add(f, t)"
+    body = BODY + "g = GlobalAveragePool(r) h = Conv(g, u) f = Flatten(h) " + pick
+    parts = nets.weights(w=(4, 3, 3, 3), b=(4,), u=(6, 4, 1, 1), table=(100,))
+    onnx.save(nets.model(body, outputs="float[N,6] y", initializers=parts), tmp_path / "m.onnx")
+    path = tmp_path / "m.cam.onnx"
+    rewrite_onnx(tmp_path / "m.onnx", path, "r", preprocess={"size": (8, 8), "scale": 1.0})
+    for name, photo in photos.items():
+        bright = 255 if name == "06.png" else 90
+        cv2.imencode(".png", np.full((12, 12, 3), bright, np.uint8))[1].tofile(photo)
+    (made,) = record([side(Explainer(path, "cpu"), path)], photos, batch=4)
+    ((name, why),) = made.skipped
+    assert name == "06.png"
+    assert "Gather" in why
+    assert made.names == tuple(name for name in photos if name != "06.png")
 
 
 def test_a_model_that_overflows_for_one_photo(opened, photos):
