@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -173,6 +175,33 @@ def test_an_interrupted_run_says_where_it_goes_on(cli, tiny_file, healthy, tmp_p
     again = (tmp_path / "run.npz").read_bytes()
     assert cli(*command).status == 0
     assert (tmp_path / "run.npz").read_bytes() == again
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal of its own there")
+def test_ctrl_c_ends_the_process_soon(demo_file, healthy, tmp_path):
+    for i in range(200):
+        (healthy / f"{i:03}.png").write_bytes((healthy / "a.png").read_bytes())
+    command = ["record", demo_file, healthy, "-o", tmp_path / "run.npz", "--batch", "1", "-m", "rise"]
+    command += ["--option", "masks=500"]
+    code = "import sys; from onnxcam.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "run.npz.partial"
+    try:
+        for _ in range(6000):
+            if (journal / "000000.npz").exists() or process.poll() is not None:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "interrupted"
+    assert f"What is done is kept in '{journal}'" in said
+    assert 1 <= len(list(journal.glob("[0-9]*.npz"))) < 200
 
 
 def test_the_levels_are_those_of_the_recorder(cli):
