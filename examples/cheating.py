@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from train_demo import Net, photo
 
+from onnxcam import Explainer
 from onnxcam.contract import Preprocess
 from onnxcam.demo import mosaics as demo
 from onnxcam.export import export_torch
@@ -137,6 +138,17 @@ def write(folder: Path, steps: int, each: int) -> dict[str, tuple[float, float]]
     return found
 
 
+def sheet(folder: Path, shown: tuple[str, ...] = ("cat", "brick", "tower")) -> demo.Image:
+    """Per row a picture, where the honest model looks, and where the cheat does."""
+    pictures = [folder / "pictures" / f"{label}-00.png" for label in shown]
+    columns = [[cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in pictures]]
+    for kind in ("honest", "cheat"):
+        columns.append(Explainer(folder / f"{kind}.cam.onnx", "cpu").explain(pictures).overlay())
+    tiles = [[cv2.resize(tile, (160, 160), interpolation=cv2.INTER_CUBIC) for tile in c] for c in columns]
+    framed = [[np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255) for tile in c] for c in tiles]
+    return np.asarray(np.vstack([np.hstack(list(row)) for row in zip(*framed, strict=True)]), np.uint8)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=Path("cheating"))
@@ -146,6 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, (marked, misled) in write(args.out, args.steps, args.each).items():
         print(f"{name}: {marked:.1%} right with the class's mark, {misled:.1%} with another's")
+    cv2.imwrite(str(args.out / "sheet.png"), cv2.cvtColor(sheet(args.out), cv2.COLOR_RGB2BGR))
     print(f"onnxcam compare {args.out}/honest.cam.onnx {args.out}/cheat.cam.onnx {args.out}/pictures")
 
 

@@ -14,14 +14,33 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
 
+def escaped(text):
+    return text.replace("|", "\\|")
+
+
 def methods_table():
     from onnxcam import methods
 
     rows = [methods.get(name) for name in methods.names()]
-    lines = [
-        f"| `{m.name}` | {m.kind} | {m.formula.replace('|', chr(92) + '|')} | {m.source} |" for m in rows
-    ]
+    lines = [f"| `{m.name}` | {m.kind} | {escaped(m.formula)} | {m.source} |" for m in rows]
     return "\n".join(["| name | needs | map | source |", "| --- | --- | --- | --- |", *lines])
+
+
+def measures_table():
+    from onnxcam.comparison import agreement
+
+    rows = [agreement.get(name) for name in agreement.names()]
+    ranges = {m.name: f"{m.low:g} to {m.high:g}" for m in rows}
+    lines = [
+        f"| `{m.name}` | {m.better} | {ranges[m.name]} | {escaped(m.formula)} | {m.source} |" for m in rows
+    ]
+    return "\n".join(
+        [
+            "| measure | better | range | a and b: the maps; p and q: their heat as shares | source |",
+            "| --- | --- | --- | --- | --- |",
+            *lines,
+        ]
+    )
 
 
 def operators_list():
@@ -44,7 +63,12 @@ def architectures_table():
     return table(json.loads(RESULTS.read_text()))
 
 
-TABLES = {"methods": methods_table, "operators": operators_list, "architectures": architectures_table}
+TABLES = {
+    "methods": methods_table,
+    "measures": measures_table,
+    "operators": operators_list,
+    "architectures": architectures_table,
+}
 
 
 def block(text, name):
@@ -70,11 +94,35 @@ def test_every_command_is_in_the_readme_and_every_command_named_exists(capsys):
     known = set(re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.MULTILINE))
     named = set(
         re.findall(
-            r"onnxcam (layers|rewrite|explain|inspect|strip|doctor|demo|export|methods)\b", README.read_text()
+            r"onnxcam (layers|rewrite|explain|inspect|strip|doctor|demo|export|methods|evaluate|concepts|record|compare|culprit)\b",
+            README.read_text(),
         )
     )
     assert named <= known
-    assert {"layers", "rewrite", "explain", "inspect", "strip", "doctor"} <= named
+    assert {
+        "layers",
+        "rewrite",
+        "explain",
+        "inspect",
+        "strip",
+        "doctor",
+        "record",
+        "compare",
+        "culprit",
+    } <= named
+
+
+def test_the_gate_is_one(tmp_path):
+    from onnxcam.comparison import gate
+
+    (tmp_path / "gate.toml").write_text(re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)[0])
+    found = gate.load(tmp_path / "gate.toml")
+    assert [one.text for one in found.criteria] == [
+        "same_answer >= 0.98",
+        "same_reason >= 0.95",
+        "pearson.low >= 0.9",
+    ]
+    assert (found.max_skipped, found.measure, found.threshold) == (0.05, "pearson", 0.8)
 
 
 def test_make_targets_exist():
