@@ -244,7 +244,7 @@ def _made(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Recor
     return Recording(
         maker,
         names,
-        build(tuple[str, ...], about.get("sha256", unknown), "sha256"),
+        tuple(one.lower() for one in build(tuple[str, ...], about.get("sha256", unknown), "sha256")),
         read["sizes"],
         read["class_ids"],
         build(tuple[str, ...], about.get("labels", unknown), "labels"),

@@ -203,6 +203,11 @@ def test_a_recording_written_without_numpy_is_read(tmp_path, kind, packed):
     assert read.skipped == ()
 
 
+def test_hashes_are_the_same_in_either_case(tmp_path):
+    path = written(tmp_path / "run.npz", {"sha256": ["AB" * 32, "ab" * 32, ""]})
+    assert load(path).sha256 == ("ab" * 32, "ab" * 32, "")
+
+
 def test_entries_and_fields_that_are_not_known_are_left_alone(tmp_path):
     more = {"note": "of a later revision", "maker": {**ABOUT["maker"], "layers": ["a", "b"], "mood": "good"}}
     path = written(tmp_path / "run.npz", more, extra=np.zeros(3), odd=np.array(["text"]))
