@@ -25,7 +25,7 @@ from .. import images, methods
 from ..comparison import agreement
 from ..comparison.agreement import Measure
 from ..contract import KEY, PREFIX, Preprocess, Record, read_record
-from ..errors import ImageError, InputError, MethodError, ModelError, UnknownLayer, VerificationError
+from ..errors import ImageError, InputError, MethodError, ModelError, VerificationError
 from ..explainer import Explainer
 from ..kinds import is_finite, is_whole
 from ..methods import Method
@@ -35,9 +35,9 @@ from ..result import Explanation
 from .explainable import strip
 from .from_onnx import inline, load, normalize
 from .gradients.builder import dims_of
-from .layers import Names, candidates
+from .layers import Names
 from .layouts import layouts
-from .rewrite import rewrite_onnx
+from .rewrite import choose, rewrite_onnx
 from .scores import SAME_NUMBERS, FoundScore, ScoreSpec, as_spec, find_score
 from .scores.classification import one_per_class
 from .switches import SWITCHES, Array, Switchable, Tensor, switchable
@@ -192,13 +192,17 @@ def culprits(
 ) -> Ranking:
     """Rank the quantised tensors by how much each, alone, moves the explanation.
 
+    Example:
+        >>> found = culprits("fp32.onnx", "qdq.onnx", "photos/", preprocess="imagenet")  # doctest: +SKIP
+        >>> found.culprits[0].tensor.name, found.advice.tensors  # doctest: +SKIP
+
     Args:
         reference: the fp32 file; if it is explainable, what it records of layer and photos holds where
             nothing else is said.
         quantised: the file that Q and DQ were put into.
         photos: and folders of them. A few dozen will do: each is explained twice for every tensor, and what
             the model takes of it is kept in memory.
-        method: of :func:`onnxcam.methods.names`; one that needs no tail and no map inside the file.
+        method: of :func:`onnxcam.methods.names`; one that needs no more than a layer.
         layer: of the reference; None: its best.
         measure: of :mod:`onnxcam.comparison.agreement`.
         threshold: that the mean must meet when the tensors of the advice are in float; None: 0.95, or 0.05 of
@@ -226,10 +230,10 @@ def culprits(
         if not (value is None and name == "top") and not is_whole(value, least):
             raise InputError(f"{name} is {value!r}; it is a whole number of at least {least}.")
     held = methods.get(method)
-    if held.inside or "tail" in held.needs:
+    if held.inside or held.head is not None or "tail" in held.needs:
         raise MethodError(
-            f"The method '{method}' needs more than the layer; culprits are found with one that does not, "
-            "such as gradcam, layercam or hirescam."
+            f"The method '{method}' needs more of the network than a layer's activations and gradients, and "
+            "switches stand in it: take one that does not, such as gradcam, layercam or hirescam."
         )
     board = switchable(reference, quantised)
     if not board.tensors:
@@ -313,25 +317,15 @@ def _explained(
         model = strip(model)
     inline(model)
     names = Names(model.graph)
-    if known is not None and layer is None and known.layers:
-        name, tensor = known.layers[0].name, known.layers[0].tensor
-    elif layer is not None:
-        name, tensor = layer, names.resolve(layer)
-    else:
-        name = tensor = ""
+    tensors = None if layer is None else {layer: names.resolve(layer)}
+    if tensors is None and known is not None and known.layers:
+        tensors = {known.layers[0].name: known.layers[0].tensor}
     model = normalize(model)
     found = find_score(model.graph, spec)
+    ((name, value),) = choose(model.graph, tensors, found, layouts(model.graph), names).items()
     if found.score.task in _OF_ONE_TENSOR:
         spec = dataclasses.replace(spec, output=_made_first(found).name, task=found.score.task)
-    if not name:
-        best = candidates(model.graph, found, names, layouts(model.graph))
-        if not best:
-            raise UnknownLayer(
-                f"No tensor of '{os.fspath(reference)}' with a spatial grid leads to its score: no layer can "
-                "be explained. Name one (--layer) if you know better."
-            )
-        name, tensor = best[0].name, best[0].tensor
-    return name, tensor, spec
+    return name, value.name or "", spec
 
 
 _OF_ONE_TENSOR = ("classification", "regression", "segmentation")

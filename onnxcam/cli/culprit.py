@@ -103,6 +103,7 @@ def _print(found: Ranking, shown: int, terminal: Terminal) -> None:
     also = f" {more} more tensors move it less." if more > 0 else ""
     same = f" {len(found.same)} quantised weights are the reference's very numbers." if found.same else ""
     photos = f"{len(found.photos)} photo{'s' * (len(found.photos) != 1)}"
+    terminal.say(f"{found.runs} explanations in {found.seconds:.1f} s.")
     terminal.print(
         f"{found.method} at {found.layer}, {photos}: mean {found.measure} of the maps with the reference's "
         f"({found.better} is better) where a tensor alone is quantised, and where all others are.{also}{same}"

@@ -199,6 +199,40 @@ def test_where_lower_is_better_the_largest_comes_first(made, tmp_path):
     assert bad.advice.tensors == ("a",)
 
 
+@pytest.mark.parametrize("method", ["layercam", "gradcam++", "eigencam", "scorecam"])
+def test_other_methods(method, made, tmp_path):
+    spoilt = files.spoil(made / "QDQ.onnx", "a", 0.02, tmp_path / "spoilt.onnx")
+    bad = found(made, spoilt, method=method, top=1)
+    assert bad.culprits[0].tensor.name == "a"
+    assert bad.culprits[0].alone.mean < bad.culprits[1].alone.mean - 0.03
+    assert bad.everything.mean < bad.culprits[0].without.mean - 0.03
+
+
+def test_a_segmentation(tmp_path):
+    """Whose answer is the class with most pixels, and whose maps are of each setting's own."""
+    weights = nets.weights(w=(4, 3, 3, 3), b=(4,), v=(3, 4, 3, 3))
+    weights |= {"s": np.array(0.05, np.float32), "t": np.array(0.002, np.float32), "z": np.array(0, np.uint8)}
+    form = "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) {}"
+    body = {
+        "net": "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(r) y = Conv<pads=[1,1,1,1]>(p, v)",
+        "QDQ": "q = QuantizeLinear(r, t, z) d = DequantizeLinear(q, t, z) "
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d) qp = QuantizeLinear(p, s, z) "
+        "dp = DequantizeLinear(qp, s, z) y = Conv<pads=[1,1,1,1]>(dp, v)",
+    }
+    for name, rest in body.items():
+        arrays = {n: a for n, a in weights.items() if name == "QDQ" or n not in "stz"}
+        text = form.format(rest)
+        outputs = "float[N,3,24,24] y"
+        made = nets.model(text, "float[N,3,24,24] x", outputs, initializers=arrays)
+        onnx.save(made, tmp_path / f"{name}.onnx")
+    photos = files.photos(tmp_path / "photos")
+    how = {"preprocess": files.PREPROCESS, "layer": "p"}
+    one = culprits(tmp_path / "net.onnx", tmp_path / "QDQ.onnx", photos, **how)
+    assert [c.tensor.name for c in one.culprits] == ["r", "p"]  # r's range ends at 0.51
+    assert one.culprits[0].alone.mean < 0.9 < one.culprits[1].alone.mean
+    assert one.advice.tensors == ("r",)
+
+
 # -- what is told -------------------------------------------------------------------------------------
 
 
@@ -361,15 +395,29 @@ def test_a_map_that_falls_silent_does_not_agree_at_all(made, tmp_path):
     [
         ({"measure": "pearsn"}, MetricError, r"No measure of agreement 'pearsn'\. Nearest: 'pearson'"),
         ({"layer": "r44"}, UnknownLayer, r"The model has no layer 'r44'\. Nearest: 'r4'"),
-        ({"method": "ablationcam"}, MethodError, r"'ablationcam' needs more than the layer; .* gradcam"),
-        ({"method": "shapleycam"}, MethodError, r"'shapleycam' needs more than the layer"),
+        ({"layer": "f"}, UnknownLayer, r"The layer 'f' has shape \['N', 16\], in which no spatial grid"),
+        ({"method": "ablationcam"}, MethodError, r"'ablationcam' needs more of the network .* gradcam"),
+        ({"method": "shapleycam"}, MethodError, r"'shapleycam' needs more of the network than a layer's"),
+        ({"method": "cam"}, MethodError, r"'cam' needs more of the network than a layer's activations"),
         ({"threshold": 2}, InputError, r"threshold is 2; the measure 'pearson' lies between -1 and 1\."),
         ({"threshold": "high"}, InputError, r"threshold is 'high'; the measure"),
         ({"top": -1}, InputError, r"top is -1; it is a whole number of at least 0\."),
         ({"batch": 0}, InputError, r"batch is 0; it is a whole number of at least 1\."),
         ({"preprocess": None}, InputError, r"net\.onnx' records no preprocessing .* preprocess= \(--prep"),
     ],
-    ids=["measure", "layer", "tail", "inside", "range", "number", "top", "batch", "preprocess"],
+    ids=[
+        "measure",
+        "layer",
+        "grid",
+        "tail",
+        "inside",
+        "head",
+        "range",
+        "number",
+        "top",
+        "batch",
+        "preprocess",
+    ],
 )
 def test_arguments_that_cannot_be(how, error, message, made):
     with pytest.raises(error, match=message):
@@ -431,7 +479,7 @@ def test_a_network_without_layers(tmp_path):
         onnx.save(made, tmp_path / f"{name}.onnx")
     photos = files.photos(tmp_path / "photos", 1)
     with pytest.raises(
-        UnknownLayer, match=r"No tensor of .*net\.onnx' with a spatial grid leads to its score"
+        UnknownLayer, match=r"No tensor with a spatial grid lies between the inputs and the score"
     ):
         culprits(tmp_path / "net.onnx", tmp_path / "qdq.onnx", photos, preprocess=files.PREPROCESS)
 
