@@ -549,10 +549,8 @@ def _check(bench: _Bench, reference: Source, quantised: Source) -> Check:
     _, on = bench.outputs(bench.all_but(()))
     wanted = _outputs_of(reference, x)
     steps, kernels = (_outputs_of(quantised, x, optimized) for optimized in (False, True))
-    found = Check(
-        _difference(off.values(), wanted), _difference(on.values(), steps), _difference(kernels, steps)
-    )
-    limit = max(TOLERANCE.get(str(a.dtype), 0) for a in wanted)
+    found = Check(_difference(off, wanted), _difference(on, steps), _difference(kernels, steps))
+    limit = max(TOLERANCE.get(str(a.dtype), 0) for a in wanted.values())
     if not found.off <= limit:
         raise VerificationError(
             f"With all switches off, the outputs differ from the reference's by {found.off:.2g} of their "
@@ -561,7 +559,7 @@ def _check(bench: _Bench, reference: Source, quantised: Source) -> Check:
     return found
 
 
-def _outputs_of(model: Source, x: Array, optimized: bool = True) -> list[Array]:
+def _outputs_of(model: Source, x: Array, optimized: bool = True) -> dict[str, Array]:
     """What a file gives for the first photos, an explainable one without what is ours."""
     import onnxruntime as ort
 
@@ -575,14 +573,16 @@ def _outputs_of(model: Source, x: Array, optimized: bool = True) -> list[Array]:
     size = image.shape[0] if isinstance(image.shape[0], int) else len(x)
     filled = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
     parts = [session.run(names, {image.name: filled[at : at + size]}) for at in range(0, len(filled), size)]
-    return [np.concatenate(arrays)[: len(x)] for arrays in zip(*parts, strict=True)]
+    arrays = [np.concatenate(several)[: len(x)] for several in zip(*parts, strict=True)]
+    return dict(zip(names, arrays, strict=True))
 
 
-def _difference(found: Iterable[Array], wanted: Iterable[Array]) -> float:
-    """The largest, of all outputs, over the largest entry."""
-    worst = 0.0
-    for a, b in zip(found, wanted, strict=True):
-        one, two = (v.astype(np.float64) for v in (a, b))
-        scale = float(np.abs(two).max(initial=0)) or 1.0
-        worst = max(worst, float(np.abs(one - two).max(initial=0)) / scale)
-    return worst
+def _difference(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+    """The largest, of all outputs in real numbers, over the largest entry; by name, or else in order."""
+    other = wanted if found.keys() == wanted.keys() else dict(zip(found, wanted.values(), strict=True))
+    worst = [0.0]
+    for name, array in found.items():
+        if array.dtype.kind == "f":
+            one, two = (v.astype(np.float64) for v in (array, other[name]))
+            worst.append(np.abs(one - two).max(initial=0) / (np.abs(two).max(initial=0) or 1))
+    return float(np.max(worst))

@@ -323,6 +323,24 @@ def test_a_softmax_at_the_end_is_seen_through(made, tmp_path):
     assert last.tensor.readers == ("",)
 
 
+def test_outputs_in_another_order(made, ranking, tmp_path):
+    """By their names; and a class that another answer moves by hundreds is no difference of the files."""
+    for name in ("net", "QDQ"):
+        model = onnx.load(made / f"{name}.onnx")
+        model.graph.node.append(onnx.helper.make_node("ArgMax", ["y"], ["top"], "node_top", axis=1))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("top", onnx.TensorProto.INT64, None))
+        if name == "QDQ":
+            outputs = list(model.graph.output)[::-1]
+            del model.graph.output[:]
+            model.graph.output.extend(outputs)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    one = culprits(tmp_path / "net.onnx", tmp_path / "QDQ.onnx", made / "photos", **HOW, score="y")
+    assert one.check.on < 1e-6
+    assert one.everything == ranking.everything
+    told = {c.tensor.name: c for c in one.culprits}
+    assert told["y_QuantizeLinear_Input"].tensor.readers == ("node_top", "")
+
+
 def test_a_score_that_its_range_clips_is_still_explained(tmp_path):
     """A head of one convolution, in another shape before the softmax; its range ends below the best score."""
     weights = nets.weights(w=(4, 3, 3, 3), b=(4,), v=(5, 4, 1, 1))
@@ -486,7 +504,9 @@ def test_a_network_without_layers(tmp_path):
 
 def test_switches_that_do_not_add_up_to_the_reference(made, monkeypatch):
     original = culprit._outputs_of
-    monkeypatch.setattr(culprit, "_outputs_of", lambda *given: [2 * array for array in original(*given)])
+    monkeypatch.setattr(
+        culprit, "_outputs_of", lambda *given: {n: 2 * a for n, a in original(*given).items()}
+    )
     with pytest.raises(VerificationError, match=r"all switches off, the outputs differ .* by 0\.5 of their"):
         found(made)
 
