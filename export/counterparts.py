@@ -82,7 +82,7 @@ def uses(reference: ir.Graph, quantised: ir.Graph) -> list[Use]:
     stack: list[tuple[ir.Node | None, int, ir.Value | None, ir.Value | None]] = []
     stack += [(None, index, ours, outputs[ours]) for index, ours in enumerate(reference.outputs)][::-1]
     found: list[Use] = []
-    seen: set[tuple[ir.Node, ir.Node]] = set()
+    matched: dict[ir.Node, ir.Node] = {}
     while stack:
         reader, index, ours, their = stack.pop()
         if ours is None or their is None:
@@ -102,9 +102,11 @@ def uses(reference: ir.Graph, quantised: ir.Graph) -> list[Use]:
             if node is not other or inputs[before] is not source:
                 _differ(reader, f"it reads {_made(before)} in the reference and {_made(source)} in the other")
             continue
-        if (node, other) not in seen:
-            seen.add((node, other))
-            _check_same(node, other, before.index() == source.index())
+        if before.index() != source.index() or matched.get(node, other) is not other:
+            _differ(reader, f"it reads another result than that of {_label(node)}, or of a copy of it")
+        if node not in matched:
+            matched[node] = other
+            _check_same(node, other)
             width = max(len(node.inputs), len(other.inputs))
             pairs = zip(_padded(node.inputs, width), _padded(other.inputs, width), strict=True)
             stack += [(node, k, a, b) for k, (a, b) in enumerate(pairs)][::-1]
@@ -201,8 +203,8 @@ _ADVICE = (
 )
 
 
-def _check_same(node: ir.Node, other: ir.Node, same_output: bool) -> None:
-    if (node.op_type, node.domain, same_output) != (other.op_type, other.domain, True):
+def _check_same(node: ir.Node, other: ir.Node) -> None:
+    if (node.op_type, node.domain) != (other.op_type, other.domain):
         _differ(node, f"the quantised file has {_label(other)} there")
     if any(True for _ in subgraphs(node)) or captured_by(node):
         raise ModelError(

@@ -406,6 +406,33 @@ def test_other_inputs_and_outputs():
         switchable(build(PLAIN).SerializeToString(), two.SerializeToString())
 
 
+def test_a_node_that_stands_twice_in_one_file():
+    """Which of the two copies the reference's would be cannot be told."""
+    twice = (
+        "c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) e = Conv<pads=[1,1,1,1]>(x, w, b) r2 = Relu(e) "
+        "q = QuantizeLinear(r2, s, zr) d = DequantizeLinear(q, s, zr) h = Sigmoid(r) k = Tanh(d) "
+        "m = Add(h, k) "
+    )
+    given = [build(body).SerializeToString() for body in (TWO[0], twice + HEAD)]
+    with pytest.raises(
+        ModelError, match=r"at Tanh 'k': it reads another result than that of Relu 'r', or of a"
+    ):
+        switchable(*given)
+
+
+def test_another_result_of_a_node():
+    body = "l, m = Split<axis=1, num_outputs=2>(c2) " + HEAD.replace("(m)", "({})")
+    start = "c = Conv<pads=[1,1,1,1]>({}, w, b) c2 = Concat<axis=1>(c, c) "
+    given = [
+        build(text).SerializeToString()
+        for text in (start.format("x") + body.format("m"), Q + start.format("xd") + body.format("l"))
+    ]
+    with pytest.raises(
+        ModelError, match=r"at GlobalAveragePool 'g': it reads another result than that of Split"
+    ):
+        switchable(*given)
+
+
 def test_control_flow_is_not_looked_into():
     body = "p = Identity(ok) y = If(p) <then_branch = a () => (float[N,5] t1) { t1 = Neg(h) }, "
     body += "else_branch = e () => (float[N,5] t2) { t2 = Abs(h) }>"
