@@ -94,11 +94,11 @@ def _by_number(
         for labels, count in zip((reference, candidate), counts, strict=True)
     ]
     if None not in known and known[0] != known[1]:
-        lacking = " and ".join(
-            name for name, labels in (("reference", reference), ("candidate", candidate)) if labels is None
-        )
+        lacking = "the reference has no" if reference is None else "the candidate has no"
+        if reference is None and candidate is None:
+            lacking = "neither has"
         raise InputError(
-            f"The reference has {known[0]} classes and the candidate {known[1]}, and the {lacking} has no "
+            f"The reference has {known[0]} classes and the candidate {known[1]}, and {lacking} "
             "labels to match them by. Give them (`--labels`), or compare models of the same classes."
         )
     labels = reference if reference is not None else candidate

@@ -55,7 +55,7 @@ def test_sides_without_any_labels_are_matched_by_number():
     [
         ((ABC, None), (3, 4), "has 3 classes and the candidate 4, and the candidate has no labels"),
         ((None, ABC), (4, 3), "has 4 classes and the candidate 3, and the reference has no labels"),
-        ((None, None), (3, 4), "and the reference and candidate has no labels to match them by. Give them"),
+        ((None, None), (3, 4), "and neither has labels to match them by. Give them"),
     ],
     ids=["candidate", "reference", "both"],
 )
