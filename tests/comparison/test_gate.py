@@ -162,6 +162,9 @@ def test_too_many_skipped_photos_could_not_be_judged():
     # Even where a criterion is missed: of the photos that are left that may not be so.
     assert judge(found, ["same_answer >= 1"]).status == "could not judge"
     assert judge(comparison(same=7, skipped=1), ["same_answer >= 0.5"]).status == "passed"  # 1 of 10
+    many = comparison(same=69, skipped=29)  # of 100
+    assert judge(many, ["same_answer >= 0.5"], max_skipped=0.29).status == "passed"
+    assert judge(many, ["same_answer >= 0.5"], max_skipped=0.289).status == "could not judge"
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "all", True])
