@@ -136,7 +136,7 @@ def recorded(
 def _recording(side: Side) -> Recording | None:
     if isinstance(side.source, Recording):
         return side.source
-    return recording.load(side.source) if str(side.source).endswith(recording.SUFFIX) else None
+    return recording.load(side.source) if str(side.source).lower().endswith(recording.SUFFIX) else None
 
 
 def _known(

@@ -94,6 +94,8 @@ def test_named_layers_of_an_explainable_file_are_rewritten(here):
 def test_recordings_need_no_photos(here):
     first, second = recorded(here / "m.cam.onnx", here / "m.cam.onnx", [here / "pictures"])
     first.save(here / "run.npz")
+    first.save(here / "RUN.NPZ")
+    recorded(here / "RUN.NPZ", second)
     again, same = recorded(here / "run.npz", second)
     assert same is second
     np.testing.assert_array_equal(again.maps["r"], first.maps["r"])
