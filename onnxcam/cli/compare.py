@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -31,7 +32,7 @@ examples:
 exit status of the gate: 0 passed (or none was asked for), 1 failed, 2 could not judge.
 
 """
-JUNIT = "junit.xml"
+JSON, JUNIT, REPORT = "comparison.json", "junit.xml", "report.html"
 _WORST = 10
 
 
@@ -59,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pair",
         action="append",
         metavar="A=B",
-        help="compare the reference's layer A with the candidate's B; may be repeated (default: by name, "
-        "then by grid and position)",
+        help="compare the reference's layer A with the candidate's B, or A alone where both have it; may be "
+        "repeated (default: by name, then by grid and position)",
     )
     parser.add_argument(
         "--by-layer",
@@ -135,18 +136,37 @@ def _add_side(parser: argparse.ArgumentParser, of: str) -> None:
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
     from ..comparison import gate, report
-    from ..errors import OnnxcamError
+    from ..errors import OnnxcamError, OutputError
     from ..folder import write_whole
 
-    asked = _gate(args)
-    if not args.no_report:
-        report.require()
+    _forget(Path(args.output))
     try:
+        asked = _gate(args)
+        if not args.no_report:
+            report.require()
         return _compare(args, asked, terminal)
     except OnnxcamError as e:
-        if asked.criteria:  # a pipeline looks for the result there, whatever it is
-            write_whole(Path(args.output, JUNIT), _junit(gate.unable(e), None))
+        if args.require or args.gate:  # a pipeline looks for the result there, whatever it is
+            with contextlib.suppress(OutputError):  # the first error is the one to see
+                write_whole(Path(args.output, JUNIT), _junit(gate.unable(e), None))
         raise
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an older comparison said, which is never to be taken for what this one says.
+
+    Raises:
+        OutputError: it cannot be removed, and so could not be written.
+    """
+    from ..errors import OutputError
+
+    for path in (folder / name for name in (JSON, JUNIT, REPORT)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as e:
+            raise OutputError(
+                f"'{path}' cannot be replaced: {e.strerror or e}. Name another folder with -o."
+            ) from e
 
 
 def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
@@ -178,14 +198,12 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
     )
     judged = gate.judge(found, asked.criteria, asked.max_skipped) if asked.criteria else None
     told = found.data() | {"gate": None if judged is None else judged.data()}
-    files = {
-        "comparison.json": json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    }
+    files = {JSON: json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")}
     if judged is not None:
         files[JUNIT] = _junit(judged, found)
     if not args.no_report:
         named = recorder.names_of(args.images) if args.images else {}
-        files["report.html"] = report.html(found, *recordings, named, judged)
+        files[REPORT] = report.html(found, *recordings, named, judged)
     for name, content in files.items():
         write_whole(folder / name, content)
     for recording, name in zip(recordings, sides.FILES, strict=True):
@@ -201,11 +219,17 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
 def _gate(args: argparse.Namespace) -> Gate:
     """What the file and the options ask for; the options are on top of the file."""
     from ..comparison import gate
+    from ..errors import InputError
 
     asked = gate.Gate(()) if args.gate is None else gate.load(args.gate)
     own = tuple(map(gate.parse, args.require))
     named = {(one.quantity, one.part) for one in own}
     kept = tuple(one for one in asked.criteria if (one.quantity, one.part) not in named)
+    if args.gate is not None and not kept + own:  # or a file that lost its criteria would let all pass
+        raise InputError(
+            f"The gate '{args.gate}' asks for nothing: write criteria in its table [gate], such as "
+            "same_answer = 0.99, or give them with --require."
+        )
     return dataclasses.replace(
         asked,
         criteria=kept + own,
@@ -225,7 +249,8 @@ def _side(args: argparse.Namespace, source: str, of: str) -> Side:
 
     layers: Any = sides.STAGES if args.by_layer else args.layers
     if args.pair:
-        layers = [one.partition("=")[2 if of else 0].strip() for one in args.pair]
+        pairs = [one.partition("=") if "=" in one else (one, "=", one) for one in args.pair]
+        layers = [pair[2 if of else 0].strip() for pair in pairs]
     elif of and layers != sides.STAGES:
         layers = None
     return sides.Side(

@@ -20,7 +20,8 @@ from onnxcam.comparison.sides import Side, recorded
 from onnxcam.demo import mosaics
 
 pytest.importorskip("jinja2", reason="the report needs jinja2")
-WRITTEN = {"comparison.json", "report.html", "reference.npz", "candidate.npz"}
+RECORDINGS = {"reference.npz", "candidate.npz"}
+WRITTEN = {"comparison.json", "report.html"} | RECORDINGS
 
 
 @pytest.fixture
@@ -230,6 +231,67 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_report(demo_file, pict
     for name in (*WRITTEN, "junit.xml"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert {path.name for path in out.iterdir()} == WRITTEN | {"junit.xml"}
+
+
+@pytest.fixture
+def pair(cli, demo_file, pictures, tmp_path):
+    """Two recordings of one model."""
+    for name in ("desk.npz", "device.npz"):
+        assert cli("record", demo_file, pictures, "-o", tmp_path / name).status == 0
+    return tmp_path / "desk.npz", tmp_path / "device.npz"
+
+
+def test_an_older_comparison_is_never_taken_for_this_one(cli, pair, tmp_path):
+    """A pipeline reads what lies in the folder, however this run ends."""
+    out = tmp_path / "out"
+
+    def passed():
+        ran = cli("compare", *pair, "-o", out, "--require", "same_answer >= 0.9")
+        assert ran.status == 0
+        assert {path.name for path in out.iterdir()} == WRITTEN - RECORDINGS | {"junit.xml"}
+
+    passed()
+    assert cli("compare", *pair, "-o", out, "--no-report").status == 0
+    assert {path.name for path in out.iterdir()} == {"comparison.json"}
+    for broken in (["--require", "same_anser >= 0.9"], ["--gate", tmp_path / "none.toml"]):
+        passed()
+        ran = cli("compare", *pair, "-o", out, *broken)
+        assert ran.status == 2
+        assert {path.name for path in out.iterdir()} == {"junit.xml"}
+        case = ElementTree.parse(out / "junit.xml").find("testsuite/testcase/error")
+        assert case is not None
+        assert str(case.get("message")) in ran.err
+
+
+def test_a_folder_where_nothing_can_be_written_is_refused_before_the_work(cli, pair, tmp_path):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for folder, path in (("out", "out/report.html"), ("file", "file/comparison.json")):
+        ran = cli("compare", *pair, "-o", tmp_path / folder)
+        assert ran.status == 2
+        assert f"{path}' cannot be replaced: " in ran.err
+        assert "Name another folder with -o." in ran.err
+
+
+@pytest.mark.parametrize("text", ["", "[gate]\n", "[gate]\nmax_skipped = 0\n[verdict]\nthreshold = 0.9\n"])
+def test_a_gate_that_asks_for_nothing_lets_nothing_pass(cli, pair, tmp_path, text):
+    (tmp_path / "gate.toml").write_text(text)
+    asked = ("compare", *pair, "-o", tmp_path / "out", "--gate", tmp_path / "gate.toml")
+    ran = cli(*asked)
+    assert ran.status == 2
+    assert "gate.toml' asks for nothing: write criteria in its table [gate]" in ran.err
+    assert cli(*asked, "--require", "same_answer >= 0.9").status == 0
+
+
+def test_a_pair_of_one_name(cli, demo_file, plain_file, pictures, tmp_path):
+    pytest.importorskip("onnx_ir")
+    name = cli("layers", plain_file).out.splitlines()[3].split()[0]
+    ran = cli(
+        *("compare", demo_file, plain_file, pictures, "-o", tmp_path / "out", "--no-report", "--json"),
+        *("--pair", name),
+    )
+    assert ran.status == 0, ran.err
+    assert ran.data["judged"] == {"reference": name, "candidate": name}
 
 
 def test_demo_is_not_touched(demo_file, cli, pictures, tmp_path):
