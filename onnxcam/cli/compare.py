@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-t",
         "--target",
         metavar="CLASS",
-        help="one class for all photos (default: each side's own top class)",
+        help="one class for all photos, by label or the reference's number (default: each side's own top "
+        "class)",
     )
     options.add_layers(parser, "of the reference; may be repeated (default: those of the file, or its best)")
     parser.add_argument(

@@ -11,18 +11,22 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from .. import recorder, recording
 from ..contract import Preprocess
-from ..errors import InputError, MissingDependency, NotExplainable
+from ..errors import InputError, MissingDependency, NotExplainable, OnnxcamError
 from ..explainer import Explainer
 from ..grids import grid_of
+from ..kinds import is_whole
 from ..recorder import Progress
 from ..recording import Recording
+from . import classes
 
 if TYPE_CHECKING:
     from ..export import Candidate
@@ -86,7 +90,8 @@ def recorded(
         folder: where the journals of both recordings are kept (:func:`onnxcam.recorder.journal_of`), so that
             a run that was cut off goes on; None: in memory.
         method: of :func:`onnxcam.methods.names`.
-        target: one class for all photos; None: each side's own top class.
+        target: one class for all photos, by label or by the reference's number; None: each side's own top
+            class.
         batch: photos in one run.
         progress: called with the number of photos that are done, and of all.
         **options: of the method.
@@ -107,20 +112,23 @@ def recorded(
         opened: dict[int, Explainer] = {}
         for which in sorted(live, key=lambda which: _needs_work(sides[which])):
             known = _known(found[1 - which], opened.get(1 - which))
-            opened[which] = _opened(sides[which], *known, stack)
+            with _naming(which, sides[which]):
+                opened[which] = _opened(sides[which], *known, stack)
         named = recorder.names_of(photos) if live else {}
-        asked = [
-            recorder.side(
-                opened[which],
-                sides[which].name,
-                method,
-                target,
-                _asked(sides[which]),
-                _runtime(sides[which]),
-                **options,
-            )
-            for which in live
-        ]
+        labels = [_labels(found[which], opened.get(which)) for which in (0, 1)]
+        asked = []
+        for which in live:
+            with _naming(which, sides[which]):
+                one = recorder.side(
+                    opened[which],
+                    sides[which].name,
+                    method,
+                    _own(target, *labels) if which else target,
+                    _asked(sides[which]),
+                    _runtime(sides[which]),
+                    **options,
+                )
+            asked.append(one)
         journals = [
             None if folder is None else recorder.journal_of(Path(folder, FILES[which])) for which in live
         ]
@@ -137,6 +145,32 @@ def _recording(side: Side) -> Recording | None:
     if isinstance(side.source, Recording):
         return side.source
     return recording.load(side.source) if str(side.source).lower().endswith(recording.SUFFIX) else None
+
+
+@contextlib.contextmanager
+def _naming(which: int, side: Side) -> Iterator[None]:
+    """Errors say of which of the two sides they are."""
+    try:
+        yield
+    except OnnxcamError as e:
+        name = "" if str(side.name) in str(e) else f" ('{side.name}')"
+        raise type(e)(f"The {('reference', 'candidate')[which]}{name}: {e}") from e
+
+
+def _labels(recorded: Recording | None, opened: Explainer | None) -> Sequence[str] | None:
+    return recorded.maker.labels if recorded is not None else opened.labels if opened is not None else None
+
+
+def _own(target: Any, reference: Sequence[str] | None, candidate: Sequence[str] | None) -> Any:
+    """The candidate's number of a class that is named by its number, which is the reference's.
+
+    Raises:
+        InputError: the classes of the two differ.
+    """
+    if not is_whole(target, 0) or reference is None or candidate is None:
+        return target
+    order = classes.matched(reference, candidate).order
+    return target if order is None or target >= len(order) else int(np.flatnonzero(order == target)[0])
 
 
 def _known(

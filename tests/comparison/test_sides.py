@@ -14,7 +14,7 @@ from onnxcam import Explainer, preprocess
 from onnxcam import images as photos
 from onnxcam.comparison.sides import STAGES, Side, matching, recorded, stages
 from onnxcam.contract import Layout
-from onnxcam.errors import ExportError, InputError, MissingDependency, UnknownLayer
+from onnxcam.errors import ExportError, InputError, MissingDependency, NotOnnx, TargetError, UnknownLayer
 
 from .. import nets
 
@@ -104,6 +104,42 @@ def test_recordings_need_no_photos(here):
     )  # asked where the recording was
     assert live.maker.layers == ("r",)
     np.testing.assert_array_equal(one.maps["r"], live.maps["r"])
+
+
+def test_a_class_by_number_is_the_references(here):
+    """Where the candidate has the classes in another order, its own number of the same label is explained."""
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    one, two = Side(here / "m.cam.onnx", labels=names), Side(here / "m.cam.onnx", labels=names[::-1])
+    for target in (1, "bee"):
+        first, second = recorded(one, two, [here / "pictures"], target=target)
+        assert first.class_ids.tolist() == [1] * 3
+        assert second.class_ids.tolist() == [3] * 3
+        assert set(first.labels) == set(second.labels) == {"bee"}
+        _, live = recorded(first, two, [here / "pictures"], target=target)
+        assert live.class_ids.tolist() == [3] * 3
+    first, second = recorded(one, here / "m.cam.onnx", [here / "pictures"], target=1)
+    assert second.class_ids.tolist() == [1] * 3  # without labels the numbers are the same
+    with pytest.raises(TargetError, match="Class index 5 is out of range"):
+        recorded(one, two, [here / "pictures"], target=5)
+    with pytest.raises(InputError, match="The class lists differ"):
+        recorded(one, Side(here / "m.cam.onnx", labels=["fox", *names[1:]]), [here / "pictures"], target=1)
+
+
+def test_errors_say_of_which_side_they_are(here):
+    nowhere = Side(here / "m.onnx", layers=["nowhere"])
+    with pytest.raises(
+        UnknownLayer, match=r"^The candidate \('.*m\.onnx'\): The model has no layer 'nowhere'"
+    ):
+        recorded(here / "m.cam.onnx", nowhere, [here / "pictures"])
+    with pytest.raises(
+        UnknownLayer, match=r"^The reference \('.*m\.onnx'\): The model has no layer 'nowhere'"
+    ):
+        recorded(nowhere, here / "m.cam.onnx", [here / "pictures"])
+    with pytest.raises(NotOnnx, match=r"^The candidate: There is no file '.*none\.onnx'"):
+        recorded(here / "m.cam.onnx", here / "none.onnx", [here / "pictures"])
+    other = Side(here / "m.cam.onnx", preprocess={**UNIT, "size": (9, 9)})
+    with pytest.raises(InputError, match=r"^The candidate \('.*m\.cam\.onnx'\): The input 'x' wants float32"):
+        recorded(here / "m.cam.onnx", other, [here / "pictures"])
 
 
 def test_models_need_photos(here):
