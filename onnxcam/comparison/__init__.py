@@ -47,8 +47,8 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        InputError: fewer than two common photos, different methods, tasks or class lists, no common layer, or
-            a threshold that the measure cannot have.
+        InputError: fewer than two common photos, different methods, tasks or class lists, no common layer,
+            outputs that are not what their recording says, or a threshold that the measure cannot have.
         MetricError: an unknown measure.
         MissingDependency: a measure needs a package of the extra ``[metrics]``.
     """
@@ -58,6 +58,8 @@ def compare(
     if not is_whole(seed, 0):
         raise InputError(f"The seed of the bootstrap is a whole number of at least 0, not {seed!r}.")
     _refuse_different(reference, candidate)
+    for side in (reference, candidate):
+        decisions.check(side)
     at, skipped = photos.matched(reference, candidate)
     _refuse_few(len(at), skipped)
     counts = _count(reference), _count(candidate)
@@ -170,7 +172,12 @@ def _notes(
                 f"The {name} does not say how a photo becomes its input: the whole photo is taken to fill it."
             )
     if not named and all(pair.reference != pair.candidate for pair in pairs):
-        notes.append("No layer has the same name on both sides: they are paired by their grids and places.")
+        one, two = _places(reference, candidate)
+        if all(one[pair.reference] == two[pair.candidate] for pair in pairs):
+            how = "they are paired by their grids and places"
+        else:
+            how = "each side's only one is compared with the other's, though their grids differ"
+        notes.append(f"No layer has the same name on both sides: {how}.")
     one, two = reference.maker, candidate.maker
     if one.probability != two.probability:
         told = {True: "the probability", False: "the logit"}

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..recording import Recording
 from ..softmax import softmax
 from .classes import Classes
 from .data import Decision
 
 TOP = 5  #: classes of a decision
+#: What an activation can give, and how far numbers of few bits may be off.
+RANGES = {"softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "log_softmax": (-np.inf, 0.0)}
+_ROUNDING = 0.05
 
 Array = NDArray[Any]
 
@@ -46,6 +50,32 @@ def scale(side: Recording) -> Scale:
     # Nobody says so of a file that has an activation of its own kind, but shares that add up to one are some.
     shares = (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3)
     return Scale("probability", _same if shares else softmax)
+
+
+def check(side: Recording) -> None:
+    """Refuse outputs that cannot be what they are said to be.
+
+    Raises:
+        InputError: an activation that is not known, or that does not give such numbers.
+    """
+    maker, outputs = side.maker, side.outputs
+    if maker.activation is None or maker.task != "classification":
+        return
+    if maker.activation not in RANGES:
+        raise InputError(
+            f"The recording of '{maker.model}' says that {maker.activation!r} made its outputs, and known "
+            f"are {', '.join(RANGES)}: write null for outputs that are logits."
+        )
+    low, high = RANGES[maker.activation]
+    if outputs is None or not outputs.size:
+        return
+    found = float(outputs.min()), float(outputs.max())
+    if found[0] < low - _ROUNDING or found[1] > high + _ROUNDING:
+        raise InputError(
+            f"The recording of '{maker.model}' says that {maker.activation} made its outputs, and they lie "
+            f"between {found[0]:.4g} and {found[1]:.4g}: record what comes after it, or write null as their "
+            "activation if they are logits."
+        )
 
 
 def _same(values: Array) -> Array:
@@ -118,4 +148,6 @@ def said(side: Recording, at: NDArray[np.int64], how: Scale, classes: Classes, o
 
 def name_of(number: int, names: tuple[str, ...] | None) -> str:
     """What a class is called."""
-    return names[number] if names is not None and 0 <= number < len(names) else f"class {number}"
+    if number < 0:
+        return "no class"
+    return names[number] if names is not None and number < len(names) else f"class {number}"

@@ -253,6 +253,52 @@ def test_a_yes_or_no_is_compared_at_one_half():
     assert "whether the answer is yes or no is not compared" in raw.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("activation", "outputs", "message"),
+    [
+        ("softmax", [[2.5, -1], [0, 1]], "softmax made its outputs, and they lie between -1 and 2.5: record"),
+        (
+            "sigmoid",
+            [[0.5, 0.1], [0, 1.2]],
+            "sigmoid made its outputs, and they lie between 0 and 1.2: record",
+        ),
+        ("log_softmax", [[0.5, 900], [0, 1]], "log_softmax made its outputs, and they lie between 0 and 900"),
+        (
+            "relu",
+            [[1, 2], [0, 1]],
+            "'relu' made its outputs, and known are softmax, sigmoid, log_softmax: write",
+        ),
+    ],
+    ids=["softmax", "sigmoid", "log_softmax", "relu"],
+)
+def test_outputs_that_are_not_what_they_are_said_to_be(activation, outputs, message):
+    maps = spots((0, 0), (1, 1))
+    one, two = recording(outputs, maps, activation=activation), recording(outputs, maps)
+    assert compare(two, two).shares["same_reason"].mean == 1
+    for sides in ((one, two), (two, one)):
+        with pytest.raises(InputError, match=f"^The recording of 'model.onnx' says that {message}"):
+            compare(*sides)
+
+
+def test_probabilities_of_eight_bits_may_be_a_step_off():
+    outputs = [[256 / 255, -1 / 255], [0, 1]]
+    made = recording(outputs, spots((0, 0), (1, 1)), activation="softmax")
+    assert compare(made, made).shares["same_answer"].mean == 1
+
+
+def test_the_only_layers_of_other_grids_are_said_to_be_compared():
+    one = recording(hot(0, 1), spots((0, 0), (1, 1)))
+    for grid, told in (((5, 5), "they are paired by their grids"), ((9, 9), "though their grids differ")):
+        two = recording(hot(0, 1), {"other": spots((0, 0), (1, 1), grid=grid)})
+        assert told in compare(one, two).notes[-1]
+
+
+def test_what_has_no_class_and_no_name():
+    maps = spots((0, 0), (1, 1))
+    made = recording(None, maps, task="embedding", class_ids=[-1, -1], labels=["", "a smile"])
+    assert [row.reference.label for row in compare(made, made).rows] == ["no class", "a smile"]
+
+
 def test_other_tasks_compare_what_was_explained():
     def side(scores, labels):
         maps = spots((0, 0), (1, 1))
