@@ -172,8 +172,8 @@ def _notes(
                 f"The {name} does not say how a photo becomes its input: the whole photo is taken to fill it."
             )
     if not named and all(pair.reference != pair.candidate for pair in pairs):
-        one, two = _places(reference, candidate)
-        if all(one[pair.reference] == two[pair.candidate] for pair in pairs):
+        places, others = _places(reference, candidate)
+        if all(places[pair.reference] == others[pair.candidate] for pair in pairs):
             how = "they are paired by their grids and places"
         else:
             how = "each side's only one is compared with the other's, though their grids differ"
