@@ -1,13 +1,13 @@
-"""What recording two models costs: its time over that of running both plainly, and its memory.
+"""What comparing two models costs: its time over that of running both plainly, and its memory.
 
-    python benchmarks/recording.py [--photos 160] [--pairs 5] [--memory 100 1000]
+    python benchmarks/comparing.py [--photos 160] [--pairs 5] [--memory 100 1000]
 
 The photos of ../shared/data, cropped and flipped, are written as JPEG files, and go through mobilenet_v2.onnx
 and mobilenet_v2_qdq.onnx. *Plainly*: the files as they are, in the same fashion: batches of eight, photos
-hashed, decoded and prepared once for both in a thread that is one batch ahead. *Recording*: both files made
-explainable, ``onnxcam.recorder.record_to`` with its journal, until both recordings lie on the disk. A and B
-take turns (A B B A ...); a figure is the median of the ratios of the pairs. Memory: the peak of a process of
-its own that records so many photos, and of one that only opens both files.
+hashed, decoded and prepared once for both in a thread that is one batch ahead. *Comparing*: both files made
+explainable, recorded with a journal until both recordings lie on the disk, compared, and the report written.
+A and B take turns (A B B A ...); a figure is the median of the ratios of the pairs. Memory: the peak of a
+process of its own that compares so many photos, and of one that only opens both files.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import onnxruntime
 
 from onnxcam import Explainer, images, preprocess, recorder
+from onnxcam.comparison import compare, report
 from onnxcam.contract import Preprocess
 from onnxcam.folder import write_whole
 
@@ -54,7 +55,7 @@ def main() -> int:
     if arguments.peak:
         print(peak(Path(arguments.peak[0]), int(arguments.peak[1])))
         return 0
-    from onnxcam.export import rewrite_onnx  # not needed to record
+    from onnxcam.export import rewrite_onnx  # not needed to compare
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,7 +69,7 @@ def main() -> int:
             before = in_a_process(folder, 0)
             print(f"both files open: {before:.0f} MB", flush=True)
         for count in arguments.memory:
-            print(f"{count:5} photos recorded: peak of {in_a_process(folder, count):.0f} MB", flush=True)
+            print(f"{count:5} photos compared: peak of {in_a_process(folder, count):.0f} MB", flush=True)
     return 0
 
 
@@ -124,8 +125,14 @@ def plainly(
     write_whole(output, b"".join(np.concatenate(kept).tobytes() for kept in said))
 
 
+def compared(both: Sequence[recorder.Side], photos: dict[str, str], folder: Path) -> None:
+    """All that ``onnxcam compare`` does once both files are open."""
+    made = recorder.record_to(both, photos, [folder / "a.npz", folder / "b.npz"], batch=BATCH)
+    write_whole(folder / "report.html", report.html(compare(*made), made[0], made[1], photos))
+
+
 def times(folder: Path, count: int, pairs: int) -> None:
-    """Print the ratio of recording to running plainly."""
+    """Print the ratio of comparing to running plainly."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     plain = [
@@ -141,7 +148,7 @@ def times(folder: Path, count: int, pairs: int) -> None:
         plainly(plain, how, photos, folder / "plain.bin")
 
     def b() -> None:
-        recorder.record_to(both, photos, [folder / "a.npz", folder / "b.npz"], batch=BATCH)
+        compared(both, photos, folder)
 
     a(), b()
     ratios, plain_s = [], []
@@ -154,7 +161,7 @@ def times(folder: Path, count: int, pairs: int) -> None:
         plain_s.append(x)
     each = ", ".join(f"{r:.2f}" for r in ratios)
     print(
-        f"{count} photos through both: plainly {statistics.median(plain_s):.2f} s, recording "
+        f"{count} photos through both: plainly {statistics.median(plain_s):.2f} s, comparing "
         f"{statistics.median(ratios):.2f} times that (pairs: {each})",
         flush=True,
     )
@@ -168,17 +175,16 @@ def timed(f: Callable[[], Any]) -> float:
 
 
 def in_a_process(folder: Path, count: int) -> float:
-    """The peak in MB of a process that records so many photos."""
+    """The peak in MB of a process that compares so many photos."""
     command = [sys.executable, __file__, "--peak", str(folder), str(count)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def peak(folder: Path, count: int) -> float:
-    """Record some photos; this process's peak in MB."""
+    """Compare some photos; this process's peak in MB."""
     both = sides(folder)
     if count:
-        paths = [folder / "peak-a.npz", folder / "peak-b.npz"]
-        recorder.record_to(both, some(folder, count), paths, batch=BATCH)
+        compared(both, some(folder, count), folder)
     # Not getrusage: its peak begins with the parent's.
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
