@@ -277,7 +277,7 @@ def record(
 
     Raises:
         InputError: there are no photos, or no such batch.
-        OutputError: a journal cannot be written, or its folder is something else.
+        OutputError: a journal cannot be written, its folder is something else, or another run uses it, too.
         TargetError, MethodError, UnknownLayer: what is asked cannot be answered for any photo.
     """
     if not photos:
@@ -435,6 +435,7 @@ class _Journal:
 
     def __init__(self, folder: Path | None, plan: str) -> None:
         self._folder = folder
+        self._plan = plan
         self._parts: dict[int, Recording] = {}
         if folder is None:
             return
@@ -458,10 +459,25 @@ class _Journal:
         if self._folder is None:
             self._parts[number] = part
         else:
+            self._refuse_another()
             part.save(self._path(number))
 
     def whole(self, count: int) -> Recording:
-        return recording.joined([self._part(number) for number in range(count)])
+        try:
+            made = recording.joined([self._part(number) for number in range(count)])
+        except BadRecording:
+            self._refuse_another()
+            raise
+        self._refuse_another()
+        return made
+
+    def _refuse_another(self) -> None:
+        """Two runs at once would each take the other's parts for its own."""
+        if self._folder is not None and not _is_of(self._folder, self._plan):
+            raise OutputError(
+                f"Another run uses '{self._folder}' at the same time: start this one again when that one has "
+                "ended, or name another file."
+            )
 
     def _part(self, number: int) -> Recording:
         return self._parts[number] if self._folder is None else recording.load(self._path(number))

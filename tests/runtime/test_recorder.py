@@ -717,6 +717,25 @@ def test_a_part_that_was_cut_is_recorded_again(photos, tmp_path):
     assert recording.load(path).names == tuple(photos)
 
 
+@pytest.mark.parametrize("other", [{"batch": 2}, {"batch": 3}], ids=["another", "the same"])
+@pytest.mark.parametrize("done", [3, 11], ids=["early", "at the end"])
+def test_two_runs_at_once_do_not_mix(photos, tmp_path, other, done):
+    """The later one, whether it asks for the same or not, ends while the first is under way."""
+    path, inside = tmp_path / "run.npz", []
+
+    def during(count, of):
+        if count == done and not inside:
+            inside.append(record_to([Watched(lambda x: None)], photos, [path], **other))
+
+    with pytest.raises(
+        errors.OutputError,
+        match=r"Another run uses '.*run\.npz\.partial' at the same time: start this one again when that one",
+    ):
+        record_to([Watched(lambda x: None)], photos, [path], batch=3, progress=during)
+    assert recording.load(path).names == tuple(photos)
+    assert not recorder.journal_of(path).exists()
+
+
 def test_a_folder_of_somebody_else_is_left_alone(photos, tmp_path):
     folder = tmp_path / "run.npz.partial"
     folder.mkdir()
