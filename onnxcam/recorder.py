@@ -143,13 +143,13 @@ def side(
     maker = Maker(
         path.name,
         (),
-        _sha256_of(path),
+        sha256_of(path),
         f"onnxcam {__version__}",
         {
             "onnxruntime": onnxruntime.__version__,
             "providers": ", ".join(explainer.providers),
             "platform": f"{platform.system()} {platform.machine()}",
-            **({"weights": _sha256_of(weights)} if weights.is_file() else {}),
+            **({"weights": sha256_of(weights)} if weights.is_file() else {}),
             **({} if target is None else {"target": _text(target)}),
             **{f"{method}.{name}": _text(value) for name, value in options.items()},
             **(runtime or {}),
@@ -517,7 +517,8 @@ def discard(folder: Path) -> None:
         ) from e
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

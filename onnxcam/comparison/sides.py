@@ -110,10 +110,11 @@ def recorded(
                 "give recordings (`onnxcam record`) on both sides."
             )
         opened: dict[int, Explainer] = {}
+        files: dict[int, Path] = {}
         for which in sorted(live, key=lambda which: _needs_work(sides[which])):
             known = _known(found[1 - which], opened.get(1 - which))
             with _naming(which, sides[which]):
-                opened[which] = _opened(sides[which], *known, stack)
+                opened[which], files[which] = _opened(sides[which], *known, stack)
         named = recorder.names_of(photos) if live else {}
         labels = [_labels(found[which], opened.get(which)) for which in (0, 1)]
         asked = []
@@ -128,6 +129,9 @@ def recorded(
                     _runtime(sides[which]),
                     **options,
                 )
+            if _is_factory(sides[which].name):  # which has no bytes but those of what it was exported to
+                sha256 = recorder.sha256_of(files[which])
+                one = dataclasses.replace(one, maker=dataclasses.replace(one.maker, sha256=sha256))
             asked.append(one)
         journals = [
             None if folder is None else recorder.journal_of(Path(folder, FILES[which])) for which in live
@@ -205,8 +209,8 @@ def _opened(
     other: Mapping[str, tuple[Any, ...]],
     preprocess: Preprocess | None,
     stack: contextlib.ExitStack,
-) -> Explainer:
-    """A side, open and explainable.
+) -> tuple[Explainer, Path]:
+    """A side, open and explainable, and the file.
 
     Args:
         side: of a model.
@@ -227,7 +231,7 @@ def _opened(
         own = {"input", "size", "layout"}  # which follow from the model
         fields = {k: v for k, v in dataclasses.asdict(preprocess).items() if k not in own}
         explainer = Explainer(side.name, **_how(dataclasses.replace(side, preprocess=fields)))
-    return explainer
+    return explainer, Path(side.name)
 
 
 def _direct(side: Side) -> Explainer | None:

@@ -170,8 +170,10 @@ def test_a_pytorch_model_is_exported_at_the_same_module(here, monkeypatch):
     pytest.importorskip("torch")
     (here / "sides_models.py").write_text(
         "import torch\n"
-        "def make():\n"
-        "    torch.manual_seed(0)\n"
+        "def other():\n"
+        "    return make(1)\n"
+        "def make(seed=0):\n"
+        "    torch.manual_seed(seed)\n"
         "    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(),\n"
         "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 5))\n"
     )
@@ -179,6 +181,10 @@ def test_a_pytorch_model_is_exported_at_the_same_module(here, monkeypatch):
     side = Side("sides_models:make", layers=["1"], preprocess=UNIT, shape=(1, 3, 8, 8))
     first, second = recorded(side, Side("sides_models:make", shape=(1, 3, 8, 8)), [here / "pictures"])
     assert first.maker.model == "sides_models:make"
+    again, other = recorded(side, dataclasses.replace(side, source="sides_models:other"), [here / "pictures"])
+    assert again.maker.sha256 == first.maker.sha256  # of what it was exported to
+    assert len(other.maker.sha256) == 64
+    assert other.maker.sha256 != first.maker.sha256  # other weights, another model
     assert first.maker.layers == second.maker.layers == ("1",)
     np.testing.assert_allclose(first.maps["1"], second.maps["1"], atol=1e-6)
     with pytest.raises(InputError, match=r"'sides_models:make' is a PyTorch model, whose layers are"):
