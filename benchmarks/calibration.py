@@ -46,7 +46,7 @@ from onnxcam.demo import mosaics
 from onnxcam.export import load, randomised, strip
 from onnxcam.recording import Recording
 
-MEASURES = ("pearson", "spearman", "cosine", "iou20", "peak", "js")
+MEASURES = comparison.MEASURES
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,6 +278,8 @@ def _junit(judged: Judgement, found: Comparison | None) -> bytes:
 
 
 def _print(found: Comparison, judged: Judgement | None, told: Mapping[str, Any], terminal: Terminal) -> None:
+    from ..comparison import report
+
     if terminal.as_json:
         terminal.json(told)
         return
@@ -314,7 +315,7 @@ def _print(found: Comparison, judged: Judgement | None, told: Mapping[str, Any],
         if found.parts is not None:
             threshold = f"{found.threshold:g}"
             terminal.print(f"They part at {found.parts.name}, the first whose mean misses {threshold}.")
-    worst = [row for row in _by_agreement(found) if row.verdict != "same reason"][:_WORST]
+    worst = [row for row in report.ranked(found) if row.verdict != "same reason"][:_WORST]
     if worst:
         terminal.table(
             ["photo", "verdict", measure, "reference", "candidate"],
@@ -341,19 +342,6 @@ def _tail(statistic: Statistic, name: str) -> float:
 
     lower = name in agreement.names() and agreement.get(name).better == "higher"
     return statistic.p05 if lower else statistic.p95
-
-
-def _by_agreement(found: Comparison) -> list[Row]:
-    """The least agreeing first; those without agreement before them."""
-    from ..comparison import agreement
-
-    sign = 1 if agreement.get(found.measure).better == "higher" else -1
-
-    def key(row: Row) -> float:
-        value = row.agreement[found.judged.name][found.measure]
-        return -math.inf if value is None else sign * value
-
-    return sorted(found.rows, key=key)
 
 
 def _cell(found: Comparison, row: Row) -> str:

@@ -80,7 +80,7 @@ def agreements(
     names = [one.name for one in measures]
     values = np.full((len(at), len(pairs), len(names)), np.nan)
     apart: dict[int, str] = {}
-    rectify = _rectified(reference.maker.method)
+    rectify = rectifies(reference.maker.method)
     for start in range(0, len(at), _CHUNK):
         part = range(start, min(start + _CHUNK, len(at)))
         for p, pair in enumerate(pairs):
@@ -113,7 +113,7 @@ def _aligned(
     return (*met.align(one, two), met.ys, met.xs)
 
 
-def _rectified(method: str) -> bool:
+def rectifies(method: str) -> bool:
     """Whether evidence below zero is dropped; not that of a method that is another program's own."""
     try:
         return methods.get(method).rectify

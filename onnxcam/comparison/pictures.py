@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import methods, postprocess, preprocess
-from ..errors import MethodError
+from .. import postprocess, preprocess
 from ..images import Photo
 from ..overlay import Picture, dimmed, overlay
 from ..recording import Recording
 from . import alignment
 from .data import Pair
+from .explanations import rectifies
 
 SIDE = 240  #: the longer side of a picture, in pixels
 #: RGB of what the candidate lost and gained: Okabe and Ito's blue and vermilion, which no eye confuses.
@@ -87,19 +87,11 @@ def heatmap(
     placed = alignment.geometry(whole, recording.maker.preprocess)
     ratios = [scale * n / m for scale, n, m in zip(placed.scale, whole, size, strict=True)]
     geometry = dataclasses.replace(placed, photo=size, scale=(ratios[0], ratios[1]))
-    grid = postprocess.scale(np.maximum(raw, 0)[None] if rectifies(recording) else raw[None])[0]
+    grid = postprocess.scale(np.maximum(raw, 0)[None] if rectifies(recording.maker.method) else raw[None])[0]
     window = preprocess.window(geometry)
     heat = np.zeros(size, np.float32)
     heat[window] = postprocess.scale(preprocess.to_photo(grid, geometry)[window][None])[0]
     return heat, preprocess.seen(geometry)
-
-
-def rectifies(recording: Recording) -> bool:
-    """Whether negative evidence is dropped from the maps; not from those of another program's own method."""
-    try:
-        return methods.get(recording.maker.method).rectify
-    except MethodError:
-        return False
 
 
 def difference(photo: Picture, change: NDArray[np.float32]) -> Picture:
