@@ -32,6 +32,10 @@ exit status of the gate: 0 passed (or none was asked for), 1 failed, 2 could not
 
 """
 JSON, JUNIT, REPORT = "comparison.json", "junit.xml", "report.html"
+#: Options that ask models, and where they are kept.
+_ASKING = {"method": "method", "target": "target", "layer": "layers", "by-layer": "by_layer"}
+_OF_SIDES = {name: name for name in ("preprocess", "labels", "optimization", "score", "shape")}
+_OF_SIDES |= {"provider": "providers"}
 _WORST = 10
 
 
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where report.html, comparison.json, junit.xml and the recordings go, and the parts of a run "
         "that was cut off, which goes on (default: comparison)",
     )
-    parser.add_argument("-m", "--method", default="gradcam", help="see `onnxcam methods` (default: gradcam)")
+    parser.add_argument("-m", "--method", metavar="NAME", help="see `onnxcam methods` (default: gradcam)")
     parser.add_argument(
         "-t",
         "--target",
@@ -175,13 +179,14 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
     from ..folder import write_whole
 
     folder = Path(args.output)
+    _refuse_unheard(args)
     both = _side(args, args.reference, ""), _side(args, args.candidate, "candidate_")
     with terminal.progress("comparing") as update:
         recordings = sides.recorded(
             *both,
             args.images,
             folder,
-            method=args.method,
+            method=args.method or "gradcam",
             target=None if args.target is None else options.class_named(args.target),
             batch=args.batch,
             progress=update,
@@ -211,7 +216,7 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
             recording.save(folder / name)
             recorder.discard(journal)
             files[name] = b""
-    _print(found, judged, told, terminal)
+    _print(found, judged, told, args.by_layer, terminal)
     terminal.say(f"{', '.join(files)} in {folder}")
     return 0 if judged is None else judged.exit_status
 
@@ -237,6 +242,26 @@ def _gate(args: argparse.Namespace) -> Gate:
         measure=args.measure or asked.measure,
         threshold=asked.threshold if args.threshold is None else args.threshold,
     )
+
+
+def _refuse_unheard(args: argparse.Namespace) -> None:
+    """Recordings cannot be asked anew, and who asks is not to believe that they were.
+
+    Raises:
+        InputError: both sides are recordings, and an option asks models.
+    """
+    from ..errors import InputError
+    from ..recording import SUFFIX
+
+    if not all(side.lower().endswith(SUFFIX) for side in (args.reference, args.candidate)):
+        return
+    of_candidate = {f"candidate-{option}": f"candidate_{name}" for option, name in _OF_SIDES.items()}
+    for option, name in (_ASKING | _OF_SIDES | of_candidate).items():
+        if getattr(args, name):
+            raise InputError(
+                f"--{option} asks models, and both sides are recordings: leave it out, or record them again "
+                "with it."
+            )
 
 
 def _side(args: argparse.Namespace, source: str, of: str) -> Side:
@@ -277,7 +302,9 @@ def _junit(judged: Judgement, found: Comparison | None) -> bytes:
     return junit(judged, found)
 
 
-def _print(found: Comparison, judged: Judgement | None, told: Mapping[str, Any], terminal: Terminal) -> None:
+def _print(
+    found: Comparison, judged: Judgement | None, told: Mapping[str, Any], by_layer: bool, terminal: Terminal
+) -> None:
     from ..comparison import report
 
     if terminal.as_json:
@@ -325,6 +352,12 @@ def _print(found: Comparison, judged: Judgement | None, told: Mapping[str, Any],
             ],
             right=[measure],
             whole=["verdict"],
+        )
+    if by_layer and len(found.pairs) == 1:
+        terminal.print(
+            "There is one pair of layers: --by-layer asks models that are not explainable yet, at layers of "
+            "two resolutions or more; others are compared at the layers that they have (`onnxcam rewrite "
+            "--layer`)."
         )
     for note in found.notes:
         terminal.print(note)

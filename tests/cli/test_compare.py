@@ -294,6 +294,30 @@ def test_a_pair_of_one_name(cli, demo_file, plain_file, pictures, tmp_path):
     assert ran.data["judged"] == {"reference": name, "candidate": name}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--method", "layercam"],
+        ["--target", "0"],
+        ["--layer", "features"],
+        ["--by-layer"],
+        ["--labels", "names.txt"],
+        ["--candidate-provider", "cpu"],
+    ],
+    ids=lambda value: value[0],
+)
+def test_recordings_cannot_be_asked_anew(cli, pair, tmp_path, arguments):
+    ran = cli("compare", *pair, "-o", tmp_path / "out", *arguments)
+    assert ran.status == 2
+    assert f"{arguments[0]} asks models, and both sides are recordings: leave it out, or record" in ran.err
+
+
+def test_explainable_files_have_no_further_layers(cli, demo_file, pictures, tmp_path):
+    ran = cli("compare", demo_file, demo_file, pictures, "-o", tmp_path / "out", "--no-report", "--by-layer")
+    assert ran.status == 0
+    assert "There is one pair of layers: --by-layer asks models that are not explainable yet" in ran.out
+
+
 def test_demo_is_not_touched(demo_file, cli, pictures, tmp_path):
     cli("compare", demo_file, demo_file, pictures, "-o", tmp_path / "out")
     assert demo_file.read_bytes() == demo.model_bytes()
