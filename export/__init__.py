@@ -12,13 +12,14 @@ except ImportError as e:  # the sentence a user needs, not a traceback into ours
 
 from typing import TYPE_CHECKING, Any
 
-from .culprit import Ranking, culprits
+from .culprit import culprits
 from .explainable import strip
 from .from_onnx import load, normalize
 from .fuse import FuseSpec
 from .gradients import add_gradients
 from .layers import Candidate, list_layers
 from .randomise import randomised
+from .ranking import Ranking
 from .report import ExportReport
 from .rewrite import rewrite_onnx
 from .scores import ScoreSpec

@@ -8,18 +8,15 @@ maps are compared with the reference's on the same grid.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from .. import images, methods
 from ..comparison import agreement
@@ -28,19 +25,19 @@ from ..contract import KEY, PREFIX, Preprocess, Record, read_record
 from ..errors import ImageError, InputError, MethodError, ModelError, VerificationError
 from ..explainer import Explainer
 from ..kinds import is_finite, is_whole
-from ..methods import Method
 from ..preprocess import apply
 from ..recorder import names_of
-from ..result import Explanation
+from .bench import Bench, Progress
 from .explainable import strip
 from .from_onnx import inline, load, normalize
 from .gradients.builder import dims_of
 from .layers import Names
 from .layouts import layouts
+from .ranking import Advice, Check, Culprit, Effect, Ranking
 from .rewrite import choose, rewrite_onnx
 from .scores import SAME_NUMBERS, FoundScore, ScoreSpec, as_spec, find_score
 from .scores.classification import one_per_class
-from .switches import SWITCHES, Array, Switchable, Tensor, switchable
+from .switches import Array, Switchable, Tensor, switchable
 from .verify import TOLERANCE
 from .write import staged
 
@@ -49,127 +46,6 @@ from .write import staged
 AGREEMENT = 0.95
 
 Source = str | os.PathLike[str]
-Setting = NDArray[np.bool_]
-Progress = Callable[[int, int], object]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a setting of the switches does to the explanations.
-
-    Attributes:
-        mean: of the measure over the photos, against the reference. Where a map has no contrast and the
-            reference's has, they do not agree at all: that counts as 0, or as the worst value of a measure
-            where lower is better.
-        worst: of one photo.
-        photo: which one that is.
-        same_answer: the share of the photos that get the reference's class.
-    """
-
-    mean: float
-    worst: float
-    photo: str
-    same_answer: float
-
-
-@dataclass(frozen=True)
-class Culprit:
-    """A tensor, and what its quantisation does.
-
-    Attributes:
-        tensor: which.
-        alone: it alone is quantised.
-        without: all others are; None if it was not tried.
-    """
-
-    tensor: Tensor
-    alone: Effect
-    without: Effect | None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Whether the file with switches is the two files that it stands for.
-
-    Each is the largest difference of the outputs, over their largest entry.
-
-    Attributes:
-        off: all switches off, from the reference.
-        on: all on, from the quantised file in float, as its nodes say (optimisation disabled). Sums in
-            another order may carry a number over the edge of a step.
-        kernels: the quantised file as ONNX Runtime runs it, from itself in float: what its integer kernels
-            add, for which no tensor is to blame.
-    """
-
-    off: float
-    on: float
-    kernels: float
-
-    @property
-    def sound(self) -> bool:
-        """Whether the quantised file is so near that what is found of the switches holds for it."""
-        return self.on <= 0.05
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What to leave in float.
-
-    Attributes:
-        tensors: no fewer of them will do: each was tried, with the others of them in float, and is needed.
-        readers: the nodes that read them, which quantisers take as nodes to exclude.
-        effect: all others quantised.
-        reached: whether its mean meets the threshold.
-    """
-
-    tensors: tuple[str, ...]
-    readers: tuple[str, ...]
-    effect: Effect
-    reached: bool
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What was found.
-
-    Attributes:
-        reference, quantised: the files' names.
-        layer: that is explained, as the reference calls it.
-        method: by which.
-        measure: of agreement.
-        better: "higher" or "lower".
-        threshold: of its mean, for :attr:`advice`.
-        photos: that were explained.
-        skipped: (photo, why not).
-        culprits: the one that moves the explanation most first.
-        same: quantised weights that stand for the reference's very numbers, and move nothing.
-        everything: all of them quantised.
-        advice: what to leave in float.
-        check: of the file that all this was computed by.
-        runs: how many photos were explained, counted once for each setting.
-        seconds: what it took.
-    """
-
-    reference: str
-    quantised: str
-    layer: str
-    method: str
-    measure: str
-    better: str
-    threshold: float
-    photos: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...]
-    culprits: tuple[Culprit, ...]
-    same: tuple[str, ...]
-    everything: Effect
-    advice: Advice
-    check: Check
-    runs: int
-    seconds: float
-
-    def data(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return dataclasses.asdict(self)
 
 
 def culprits(
@@ -261,7 +137,7 @@ def culprits(
         )
         explainer = Explainer(made, providers)
     ready, skipped = _read(explainer, paths, reference)
-    bench = _Bench(
+    bench = Bench(
         explainer, held, chosen, ready, len(board.tensors), _classes(explainer, board, asked), batch, progress
     )
     check = _check(bench, reference, quantised)
@@ -371,124 +247,6 @@ def _read(
     return found, tuple(skipped)
 
 
-class _Bench:
-    """The file with switches, the photos, and the effects of settings.
-
-    A setting says of each tensor whether it is quantised.
-
-    Attributes:
-        names: of the photos.
-        silent: (photo, why) of those whose map tells nothing.
-        count: of the switches.
-        runs: how many photos were explained so far, counted once for each setting.
-    """
-
-    def __init__(
-        self,
-        explainer: Explainer,
-        method: Method,
-        measure: Measure,
-        photos: Mapping[str, Array],
-        count: int,
-        answers: str | None,
-        batch: int,
-        progress: Progress | None,
-    ) -> None:
-        self._explainer, self._method, self._measure = explainer, method, measure
-        self._batch, self._progress = batch, progress or (lambda done, total: None)
-        self.count, self.runs = count, 0
-        self._done = self._total = 0
-        self._effects: dict[bytes, Effect] = {}
-        self._answers_of = answers
-        self._classes: Array | None = None
-        self._x = np.stack([*photos.values()])
-        maps, self._answers = self._explained(self.setting(on=()))
-        cells = maps.reshape(len(maps), -1)
-        telling = cells.max(axis=1) > cells.min(axis=1)
-        self.names = tuple(n for n, told in zip(photos, telling, strict=True) if told)
-        self.silent = tuple((n, _SILENT) for n, told in zip(photos, telling, strict=True) if not told)
-        if not self.names:
-            raise InputError(
-                f"There is no photo to judge by: of each, {_SILENT}. Name another layer or method."
-            )
-        self._x, self._maps, self._answers = (a[telling] for a in (self._x, maps, self._answers))
-        self._classes = self._answers if self._answers_of is not None else None
-
-    def setting(self, on: Iterable[int]) -> Setting:
-        """These tensors quantised, and no others."""
-        made = np.zeros(self.count, bool)
-        made[list(on)] = True
-        return made
-
-    def all_but(self, off: Iterable[int]) -> Setting:
-        """These tensors in float, and no others."""
-        return ~self.setting(off)
-
-    def expect(self, settings: int) -> None:
-        """So many further settings will be asked for."""
-        self._total += settings * len(self.names)
-        self._progress(self._done, self._total)
-
-    def effect(self, setting: Setting) -> Effect:
-        """What a setting does; one that is known is not run again."""
-        key = setting.tobytes()
-        if key not in self._effects:
-            self._effects[key] = self._found(*self._explained(setting))
-        self._done += len(self.names)
-        self._total = max(self._total, self._done)
-        self._progress(self._done, self._total)
-        return self._effects[key]
-
-    def meets(self, effect: Effect, threshold: float) -> bool:
-        """Whether the mean agreement is as good as a threshold, or better."""
-        return self._measure.meets(effect.mean, threshold)
-
-    def badness(self, effect: Effect) -> float:
-        """Larger, the less its maps agree."""
-        return -effect.mean if self._measure.better == "higher" else effect.mean
-
-    def outputs(self, setting: Setting) -> tuple[Array, dict[str, Array]]:
-        """The first photos, and what the model gives for them."""
-        x = self._x[: self._batch]
-        return x, self._run(x, setting, None).outputs
-
-    def _found(self, maps: Array, answers: Array) -> Effect:
-        h, w = maps.shape[1:]
-        high, wide = _sides(self._explainer)
-        diagonal = math.hypot(high, wide)
-        ys, xs = ((np.arange(n) + 0.5) / n * side / diagonal for n, side in ((h, high), (w, wide)))
-        count = (len(maps), 1)
-        pairs = agreement.Maps(self._maps, maps, np.tile(ys, count), np.tile(xs, count))
-        values = agreement.agreement(pairs, [self._measure.name])[self._measure.name]
-        higher = self._measure.better == "higher"
-        values[np.isnan(values)] = 0 if higher else self._measure.high
-        worst = int(values.argmin() if higher else values.argmax())
-        same = float((answers == self._answers).mean())
-        return Effect(float(values.mean()), float(values[worst]), self.names[worst], same)
-
-    def _explained(self, setting: Setting) -> tuple[Array, Array]:
-        """Maps (N, h, w) and answers (N,) of all photos."""
-        maps, answers = [], []
-        for at in range(0, len(self._x), self._batch):
-            part = slice(at, at + self._batch)
-            wanted = None if self._classes is None else self._classes[part].tolist()
-            found = self._run(self._x[part], setting, wanted)
-            maps.append(np.maximum(found.maps, 0) if self._method.rectify else found.maps)
-            scores = None if self._answers_of is None else found.outputs[self._answers_of]
-            answers.append(
-                found.class_ids if scores is None else scores.reshape(len(scores), -1).argmax(axis=1)
-            )
-        self.runs += len(self._x)
-        return np.concatenate(maps), np.concatenate(answers)
-
-    def _run(self, x: Array, setting: Setting, target: Any) -> Explanation:
-        feeds = {self._explainer.input.name: x, SWITCHES: setting}
-        return self._explainer.explain_tensor(feeds, self._method, target)
-
-
-_SILENT = "the reference's map is the same everywhere, so that nothing can agree with it"
-
-
 def _classes(explainer: Explainer, board: Switchable, asked: str | None) -> str | None:
     """The output that a classifier's answer is read from; None where there is none."""
     outputs = [v.name or "" for v in board.model.graph.outputs]
@@ -496,13 +254,7 @@ def _classes(explainer: Explainer, board: Switchable, asked: str | None) -> str 
     return name if explainer.record.score.task == "classification" and name in outputs else None
 
 
-def _sides(explainer: Explainer) -> tuple[int, int]:
-    how = explainer.preprocess
-    assert how is not None
-    return how.size
-
-
-def _ranking(bench: _Bench, tensors: Sequence[Tensor], top: int | None) -> tuple[Effect, tuple[Culprit, ...]]:
+def _ranking(bench: Bench, tensors: Sequence[Tensor], top: int | None) -> tuple[Effect, tuple[Culprit, ...]]:
     """The effect of all tensors, and each one's, the worst first."""
     count = len(tensors)
     tried = count if top is None else min(top, count)
@@ -514,7 +266,7 @@ def _ranking(bench: _Bench, tensors: Sequence[Tensor], top: int | None) -> tuple
     return everything, tuple(Culprit(tensors[k], alone[k], without.get(k)) for k in order)
 
 
-def _advice(bench: _Bench, tensors: Sequence[Tensor], found: Sequence[Culprit], threshold: float) -> Advice:
+def _advice(bench: Bench, tensors: Sequence[Tensor], found: Sequence[Culprit], threshold: float) -> Advice:
     """What to leave in float: as many from the top of the ranking as it takes, less those not needed."""
     order = [tensors.index(one.tensor) for one in found]
 
@@ -539,7 +291,7 @@ def _advice(bench: _Bench, tensors: Sequence[Tensor], found: Sequence[Culprit], 
     )
 
 
-def _check(bench: _Bench, reference: Source, quantised: Source) -> Check:
+def _check(bench: Bench, reference: Source, quantised: Source) -> Check:
     """Compare the file with switches with the two that it stands for.
 
     Raises:

@@ -11,7 +11,7 @@ from . import options
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from onnxcam.export.culprit import Culprit, Ranking
+    from onnxcam.export.ranking import Culprit, Ranking
 
 HELP = "which quantised tensors move the explanation, and what to leave in float"
 EPILOG = """the reference is the very file that was quantised, the other its QDQ version; each tensor is

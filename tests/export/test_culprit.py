@@ -375,7 +375,7 @@ def test_photos_that_tell_nothing_are_named(made, tmp_path):
 
 
 def test_a_silent_reference_is_left_out(made, monkeypatch):
-    original = culprit._Bench._run
+    original = culprit.Bench._run
 
     def silenced(self, x, setting, target):
         told = original(self, x, setting, target)
@@ -383,7 +383,7 @@ def test_a_silent_reference_is_left_out(made, monkeypatch):
             told.maps[1] = 0
         return told
 
-    monkeypatch.setattr(culprit._Bench, "_run", silenced)
+    monkeypatch.setattr(culprit.Bench, "_run", silenced)
     one = found(made)
     assert one.photos == ("0.png", "2.png", "3.png", "4.png", "5.png")
     assert one.skipped == (
@@ -451,14 +451,14 @@ def test_photos_that_cannot_be_read(made, tmp_path):
 
 
 def test_maps_that_are_the_same_everywhere(made, monkeypatch):
-    original = culprit._Bench._run
+    original = culprit.Bench._run
 
     def silenced(self, x, setting, target):
         told = original(self, x, setting, target)
         told.maps[:] = 0
         return told
 
-    monkeypatch.setattr(culprit._Bench, "_run", silenced)
+    monkeypatch.setattr(culprit.Bench, "_run", silenced)
     with pytest.raises(
         InputError, match="There is no photo to judge by: of each, the reference's map is the"
     ):
