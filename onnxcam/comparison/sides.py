@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .. import recorder, recording
-from ..contract import Preprocess
+from ..contract import Preprocess, Score
 from ..errors import InputError, MissingDependency, NotExplainable, OnnxcamError
 from ..explainer import Explainer
 from ..grids import grid_of
 from ..kinds import is_whole
 from ..recorder import Progress
-from ..recording import Recording
+from ..recording import Maker, Recording
 from . import classes
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def recorded(
         for which in sorted(live, key=lambda which: _needs_work(sides[which])):
             known = _known(found[1 - which], opened.get(1 - which))
             with _naming(which, sides[which]):
-                opened[which], files[which] = _opened(sides[which], *known, stack)
+                opened[which], files[which] = _opened(sides[which], known, stack)
         named = recorder.names_of(photos) if live else {}
         labels = [_labels(found[which], opened.get(which)) for which in (0, 1)]
         asked = []
@@ -177,16 +177,36 @@ def _own(target: Any, reference: Sequence[str] | None, candidate: Sequence[str] 
     return target if order is None or target >= len(order) else int(np.flatnonzero(order == target)[0])
 
 
-def _known(
-    recorded: Recording | None, opened: Explainer | None
-) -> tuple[dict[str, tuple[Any, ...]], Preprocess | None]:
-    """Of the other side its layers with their grids, and its preprocessing, as far as they are known."""
+@dataclass(frozen=True)
+class _Known:
+    """Of the other side what holds where a side says nothing itself, as far as it is known.
+
+    Attributes:
+        layers: with their grids.
+        preprocess: of its photos.
+        score: what it is explained by, as the fields of a score that are not the usual ones.
+    """
+
+    layers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    score: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _known(recorded: Recording | None, opened: Explainer | None) -> _Known:
     if recorded is not None:
-        return {name: maps.shape[1:] for name, maps in recorded.maps.items()}, recorded.maker.preprocess
+        maker = recorded.maker
+        layers = {name: maps.shape[1:] for name, maps in recorded.maps.items()}
+        return _Known(layers, maker.preprocess, _unusual(maker))
     if opened is None:
-        return {}, None
-    layers = opened.record.layers
-    return {layer.name: grid_of(layer.layout, layer.shape) for layer in layers}, opened.preprocess
+        return _Known()
+    layers = {one.name: grid_of(one.layout, one.shape) for one in opened.record.layers}
+    return _Known(layers, opened.preprocess, _unusual(opened.record.score))
+
+
+def _unusual(score: Score | Maker) -> dict[str, Any]:
+    usual = {"task": "classification", "probability": False, "background": None, "rest": False}
+    told = {name: getattr(score, name, default) for name, default in usual.items()}
+    return {name: value for name, value in told.items() if value != usual[name]}
 
 
 def _asked(side: Side) -> Sequence[str] | None:
@@ -204,44 +224,35 @@ def _needs_work(side: Side) -> bool:
     return _is_factory(side.name) or not str(side.name).endswith(".cam.onnx")
 
 
-def _opened(
-    side: Side,
-    other: Mapping[str, tuple[Any, ...]],
-    preprocess: Preprocess | None,
-    stack: contextlib.ExitStack,
-) -> tuple[Explainer, Path]:
-    """A side, open and explainable, and the file.
-
-    Args:
-        side: of a model.
-        other: the other side's layers and their grids, where they are known.
-        preprocess: the other side's, which holds where this one has none.
-        stack: keeps what is written on the way.
-    """
-    explainer = None if _is_factory(side.name) else _direct(side)
-    if explainer is None:
+def _opened(side: Side, other: _Known, stack: contextlib.ExitStack) -> tuple[Explainer, Path]:
+    """A side, open and explainable, and the file; the stack keeps what is written on the way."""
+    explainer = None if _is_factory(side.name) else _explainable(side)
+    asked = _asked(side)
+    if explainer is None or not set(asked or ()) <= set(explainer.layers):
         path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "model.cam.onnx")
+        if side.score is None or isinstance(side.score, str):
+            usual = other.score if explainer is None else _unusual(explainer.record.score)
+            output = {} if side.score is None else {"output": side.score}
+            side = dataclasses.replace(side, score={**usual, **output} or None)
         if _is_factory(side.name):
-            _export(side, list(other), path)
+            _export(side, list(other.layers), path)
         else:
-            _rewrite(side, other, path)
+            _rewrite(side, other.layers, path)
         side = dataclasses.replace(side, source=path)
         explainer = Explainer(path, **_how(side))
-    if explainer.preprocess is None and preprocess is not None:
+    if explainer.preprocess is None and other.preprocess is not None:
         own = {"input", "size", "layout"}  # which follow from the model
-        fields = {k: v for k, v in dataclasses.asdict(preprocess).items() if k not in own}
+        fields = {k: v for k, v in dataclasses.asdict(other.preprocess).items() if k not in own}
         explainer = Explainer(side.name, **_how(dataclasses.replace(side, preprocess=fields)))
     return explainer, Path(side.name)
 
 
-def _direct(side: Side) -> Explainer | None:
-    """The file, open; None if it must be made explainable first, or at other layers."""
+def _explainable(side: Side) -> Explainer | None:
+    """The file, open; None if it must be made explainable first."""
     try:
-        explainer = Explainer(side.name, **_how(side))
+        return Explainer(side.name, **_how(side))
     except NotExplainable:
         return None
-    asked = _asked(side)
-    return explainer if asked is None or set(asked) <= set(explainer.layers) else None
 
 
 def _how(side: Side) -> dict[str, Any]:
@@ -299,7 +310,7 @@ def _rewrite(side: Side, other: Mapping[str, tuple[Any, ...]], target: Path) -> 
         layers = side.layers
     elif other:
         layers = matching(list_layers(side.name, side.score), other)
-    rewrite_onnx(side.name, target, list(layers) or "auto", side.score)
+    rewrite_onnx(side.name, target, list(layers) or "auto", side.score, labels=side.labels)
 
 
 def stages(listed: Sequence[Candidate]) -> list[str]:

@@ -21,6 +21,12 @@ from .. import nets
 pytest.importorskip("onnx_ir")
 from onnxcam.export import Candidate, rewrite_onnx
 
+#: Of three classes; every pixel is most likely of the first.
+SEGMENTER = nets.model(
+    "c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) y = Conv<pads=[1,1,1,1]>(r, v, b)",
+    outputs="float[N,3,8,8] y",
+    initializers={**nets.weights(w=(4, 3, 3, 3), v=(3, 4, 3, 3)), "b": np.array([100, 0, 0], np.float32)},
+)
 UNIT = {"size": (8, 8), "mean": (0.5,), "std": (0.25,)}
 FEW = {"preprocess": UNIT}
 
@@ -70,6 +76,33 @@ def test_a_plain_file_is_rewritten_at_the_other_sides_layers(here):
     np.testing.assert_array_equal(second.maps["r"], first.maps["r"])
     other, own = recorded(here / "m.onnx", here / "m.cam.onnx", [here / "pictures"])  # whichever comes first
     np.testing.assert_array_equal(other.maps["r"], own.maps["r"])
+
+
+def test_a_plain_file_is_explained_by_what_the_other_side_is(here):
+    """A task that no shape tells, and the logit or the probability."""
+    for score, told in (
+        ({"task": "embedding"}, ("embedding", False)),
+        ({"task": "classification", "probability": True}, ("classification", True)),
+    ):
+        rewrite_onnx(here / "m.onnx", here / "o.cam.onnx", "r", score, preprocess=UNIT)
+        one, two = recorded(here / "o.cam.onnx", here / "m.onnx", [here / "pictures"])
+        _, three = recorded(one, here / "m.onnx", [here / "pictures"])
+        four, _ = recorded(Side(here / "o.cam.onnx", layers=["c"]), one, [here / "pictures"])  # its own
+        assert [(r.maker.task, r.maker.probability) for r in (one, two, three, four)] == [told] * 4
+        np.testing.assert_array_equal(two.maps["r"], one.maps["r"])
+        np.testing.assert_array_equal(three.maps["r"], one.maps["r"])
+
+
+def test_a_background_is_nobodys_class_on_either_side(here):
+    onnx.save(SEGMENTER, here / "s.onnx")
+    names = ["background", "a", "b"]
+    rewrite_onnx(here / "s.onnx", here / "s.cam.onnx", "r", preprocess=UNIT, labels=names)
+    one, two = recorded(here / "s.cam.onnx", here / "s.onnx", [here / "pictures"])
+    _, three = recorded(one, Side(here / "s.onnx", labels=names), [here / "pictures"])
+    assert 0 not in one.class_ids
+    for other in (two, three):
+        assert other.class_ids.tolist() == one.class_ids.tolist()
+        np.testing.assert_array_equal(other.maps["r"], one.maps["r"])
 
 
 def test_layers_by_grid_where_the_names_differ(here):
