@@ -34,7 +34,9 @@ exit status of the gate: 0 passed (or none was asked for), 1 failed, 2 could not
 JSON, JUNIT, REPORT = "comparison.json", "junit.xml", "report.html"
 #: Options that ask models, and where they are kept.
 _ASKING = {"method": "method", "target": "target", "layer": "layers", "by-layer": "by_layer"}
-_OF_SIDES = {name: name for name in ("preprocess", "labels", "optimization", "score", "shape")}
+_OF_SIDES = {
+    name: name for name in ("preprocess", "labels", "optimization", "score", "task", "head", "shape")
+}
 _OF_SIDES |= {"provider": "providers"}
 _WORST = 10
 
@@ -135,6 +137,10 @@ def _add_side(parser: argparse.ArgumentParser, of: str) -> None:
         metavar="OUTPUT",
         help=f"what a file that is not explainable yet is explained by {what}",
     )
+    parser.add_argument(
+        f"--{of}task", choices=options.TASKS, help=f"what that is {what} (default: told by its shape)"
+    )
+    parser.add_argument(f"--{of}head", choices=options.HEADS, help=f"how a detector keeps its boxes {what}")
     parser.add_argument(f"--{of}shape", metavar="1x3x224x224", help=f"of the input of a PyTorch model {what}")
 
 
@@ -272,6 +278,8 @@ def _side(args: argparse.Namespace, source: str, of: str) -> Side:
         own = getattr(args, f"{of}{name}")
         return getattr(args, name) if own is None else own
 
+    told = {"output": option("score"), "task": option("task"), "head": option("head")}
+    score = {name: value for name, value in told.items() if value is not None}
     layers: Any = sides.STAGES if args.by_layer else args.layers
     if args.pair:
         pairs = [one.partition("=") if "=" in one else (one, "=", one) for one in args.pair]
@@ -285,7 +293,7 @@ def _side(args: argparse.Namespace, source: str, of: str) -> Side:
         options.labels(option("labels")),
         option("providers"),
         option("optimization"),
-        score=option("score"),
+        score=score if score.keys() - {"output"} else score.get("output"),
         shape=_shape(option("shape")),
     )
 

@@ -19,6 +19,10 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
+TASKS = ("classification", "regression", "segmentation", "detection", "embedding")
+HEADS = ("yolov5", "yolov8", "yolov10", "yolox", "detr", "rtdetr", "nms")
+
+
 def add_layers(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("-l", "--layer", action="append", dest="layers", metavar="NAME", help=what)
 
@@ -27,12 +31,12 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", metavar="OUTPUT", help="the output, or any tensor, to explain")
     parser.add_argument(
         "--task",
-        choices=("classification", "regression", "segmentation", "detection", "embedding"),
+        choices=TASKS,
         help="what that output is (default: told by its shape)",
     )
     parser.add_argument(
         "--head",
-        choices=("yolov5", "yolov8", "yolov10", "yolox", "detr", "rtdetr", "nms"),
+        choices=HEADS,
         help='how a detector keeps its boxes (README, "Which score")',
     )
     parser.add_argument("--boxes", metavar="OUTPUT", help="a detector's output of boxes, if it has one")

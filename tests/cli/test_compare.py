@@ -318,6 +318,19 @@ def test_explainable_files_have_no_further_layers(cli, demo_file, pictures, tmp_
     assert "There is one pair of layers: --by-layer asks models that are not explainable yet" in ran.out
 
 
+def test_what_a_plain_file_is_asked_for(cli, plain_file, pictures, tmp_path):
+    pytest.importorskip("onnx_ir")
+    fields = ("--preprocess", "size=128", "--preprocess", "mean=0.5", "--preprocess", "std=0.25")
+    asked = ("compare", plain_file, plain_file, pictures, "-o", tmp_path / "out", "--no-report", "--json")
+    ran = cli(*asked, *fields, "--task", "embedding")
+    assert ran.status == 0, ran.err
+    assert (ran.data["reference"]["task"], ran.data["candidate"]["task"]) == ("embedding", "embedding")
+    ran = cli(*asked, *fields, "--candidate-task", "detection", "--candidate-head", "yolox")
+    assert ran.status == 2
+    assert f"The candidate ('{plain_file}'): " in ran.err
+    assert "yolox" in ran.err
+
+
 def test_demo_is_not_touched(demo_file, cli, pictures, tmp_path):
     cli("compare", demo_file, demo_file, pictures, "-o", tmp_path / "out")
     assert demo_file.read_bytes() == demo.model_bytes()
