@@ -32,6 +32,12 @@ exit status of the gate: 0 passed (or none was asked for), 1 failed, 2 could not
 
 """
 JSON, JUNIT, REPORT = "comparison.json", "junit.xml", "report.html"
+#: What tells those of a comparison from other programs' files of these names.
+_MARKS = {
+    JSON: b'"judged"',
+    JUNIT: b"onnxcam.compare",
+    REPORT: b"Do they answer the same, and for the same reason?",
+}
 #: Options that ask models, and where they are kept.
 _ASKING = {"method": "method", "target": "target", "layer": "layers", "by-layer": "by_layer"}
 _OF_SIDES = {
@@ -170,9 +176,11 @@ def _forget(folder: Path) -> None:
     """
     from ..errors import OutputError
 
-    for path in (folder / name for name in (JSON, JUNIT, REPORT)):
+    for path, mark in ((folder / name, mark) for name, mark in _MARKS.items()):
         try:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if mark in path.read_bytes():
+                    path.unlink()
         except OSError as e:
             raise OutputError(
                 f"'{path}' cannot be replaced: {e.strerror or e}. Name another folder with -o."

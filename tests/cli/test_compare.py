@@ -263,6 +263,17 @@ def test_an_older_comparison_is_never_taken_for_this_one(cli, pair, tmp_path):
         assert str(case.get("message")) in ran.err
 
 
+def test_other_programs_files_are_not_taken_for_older_comparisons(cli, pair, tmp_path):
+    """Such as the junit.xml of pytest in the folder where all this is started."""
+    for name in ("comparison.json", "junit.xml", "report.html"):
+        (tmp_path / name).write_text("of somebody else")
+    assert cli("compare", *pair, "-o", tmp_path, "--gate", tmp_path / "none.toml").status == 2
+    for name in ("comparison.json", "report.html"):
+        assert (tmp_path / name).read_text() == "of somebody else"
+    assert cli("compare", *pair, "-o", tmp_path, "--no-report").status == 0
+    assert (tmp_path / "report.html").read_text() == "of somebody else"
+
+
 def test_a_folder_where_nothing_can_be_written_is_refused_before_the_work(cli, pair, tmp_path):
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     (tmp_path / "file").touch()
