@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=module.HELP,
             description=f"{module.HELP[0].upper()}{module.HELP[1:]}.",
-            epilog=getattr(module, "EPILOG", "") + EXIT_STATUS,
+            epilog=getattr(module, "EPILOG", "") + getattr(module, "EXIT_STATUS", EXIT_STATUS),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(own)

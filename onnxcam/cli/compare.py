@@ -28,9 +28,15 @@ examples:
   onnxcam compare desk.npz device.npz --gate gate.toml
   onnxcam compare model.cam.onnx model.cam.onnx photos/ --candidate-provider cuda
 
-exit status of the gate: 0 passed (or none was asked for), 1 failed, 2 could not judge.
-
 """
+#: Instead of those of the other commands.
+EXIT_STATUS = """exit status:
+  0    the gate is passed, or none was asked for
+  1    the gate failed
+  2    it could not judge, or an error; the message is on stderr
+  130  interrupted with Ctrl-C; the same command goes on
+
+Results go to stdout, as JSON with --json; messages and progress go to stderr."""
 JSON, JUNIT, REPORT = "comparison.json", "junit.xml", "report.html"
 #: What tells those of a comparison from other programs' files of these names.
 _MARKS = {
@@ -194,6 +200,9 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
 
     folder = Path(args.output)
     _refuse_unheard(args)
+    chosen = comparison.MEASURES if args.measures is None else args.measures.split(",")
+    measures = [*(name.strip() for name in chosen), *gate.measures_of(asked.criteria)]
+    comparison.asked(measures, asked.measure or "pearson", asked.threshold)  # before anything is run
     both = _side(args, args.reference, ""), _side(args, args.candidate, "candidate_")
     with terminal.progress("comparing") as update:
         recordings = sides.recorded(
@@ -205,12 +214,11 @@ def _compare(args: argparse.Namespace, asked: Gate, terminal: Terminal) -> int:
             batch=args.batch,
             progress=update,
         )
-    measures = comparison.MEASURES if args.measures is None else args.measures.split(",")
     found = comparison.compare(
         *recordings,
         pairs=args.pair,
         judge=args.judge,
-        measures=[*(name.strip() for name in measures), *gate.measures_of(asked.criteria)],
+        measures=measures,
         measure=asked.measure or "pearson",
         threshold=asked.threshold,
         seed=args.seed,

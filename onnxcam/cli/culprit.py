@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, terminal: Terminal) -> int:
+    from ..errors import OutputError
     from ..folder import write_whole
 
+    if args.output is not None and os.path.isdir(args.output):
+        raise OutputError(f"'{args.output}' is a folder: name a file for the report.")
     with terminal.progress("explaining") as update:
         from onnxcam.export import culprits
 

@@ -52,9 +52,7 @@ def compare(
         MetricError: an unknown measure.
         MissingDependency: a measure needs a package of the extra ``[metrics]``.
     """
-    deciding = agreement.get(measure)
-    wanted = [agreement.get(name) for name in dict.fromkeys((*measures, measure))]
-    limit = _threshold(deciding, threshold)
+    wanted, deciding, limit = asked(measures, measure, threshold)
     if not is_whole(seed, 0):
         raise InputError(f"The seed of the bootstrap is a whole number of at least 0, not {seed!r}.")
     _refuse_different(reference, candidate)
@@ -92,6 +90,20 @@ def compare(
         int(seed),
         _notes(reference, candidate, known.note, found, pairs),
     )
+
+
+def asked(
+    measures: Sequence[str], measure: str, threshold: float | None
+) -> tuple[list[Measure], Measure, float]:
+    """The measures, the one that decides, and its threshold, as :func:`compare` takes them.
+
+    Raises:
+        MetricError: an unknown measure.
+        InputError: a threshold that the measure cannot have, or none and it has no default.
+    """
+    deciding = agreement.get(measure)
+    wanted = [agreement.get(name) for name in dict.fromkeys((*measures, measure))]
+    return wanted, deciding, _threshold(deciding, threshold)
 
 
 def _threshold(measure: Measure, threshold: float | None) -> float:

@@ -345,3 +345,17 @@ def test_what_a_plain_file_is_asked_for(cli, plain_file, pictures, tmp_path):
 def test_demo_is_not_touched(demo_file, cli, pictures, tmp_path):
     cli("compare", demo_file, demo_file, pictures, "-o", tmp_path / "out")
     assert demo_file.read_bytes() == demo.model_bytes()
+
+
+@pytest.mark.parametrize("arguments", [["--measures", "nothing"], ["--measure", "js"], ["--threshold", "3"]])
+def test_nothing_is_run_for_what_cannot_be_compared(cli, demo_file, tmp_path, arguments):
+    """There are no photos, which would be the next error."""
+    ran = cli("compare", demo_file, demo_file, tmp_path / "nowhere", "-o", tmp_path / "out", *arguments)
+    assert ran.status == 2
+    assert "nowhere" not in ran.err
+
+
+def test_help_tells_the_gates_exit_status_alone(cli):
+    told = cli("compare", "--help").out
+    assert "1    the gate failed" in told
+    assert "images were skipped, a provider" not in told

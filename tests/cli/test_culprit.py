@@ -105,3 +105,10 @@ def test_errors_are_one_sentence(cli, made):
     assert ran.status == 2
     assert "records no preprocessing for photos" in ran.err
     assert "--preprocess" in ran.err
+
+
+def test_what_is_refused_before_anything_is_run(cli, made, tmp_path):
+    """There are no photos, which would be the next error."""
+    ran = run(cli, made, "bad.onnx", "-o", tmp_path, photos=["nowhere"])
+    assert ran.status == 2
+    assert f"'{tmp_path}' is a folder: name a file for the report." in ran.err
