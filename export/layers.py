@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..contract import Layout
+from ..contract import KEY, Layout
 from ..errors import UnknownLayer, nearest
 from ..grids import grid_of
 from .automatic import best_layer
@@ -64,14 +64,18 @@ def list_layers(
     The first is what ``layers="auto"`` takes; the others follow from the score back to the input.
 
     Args:
-        source: a path, bytes, or a model.
+        source: a path, bytes, or a model; of an explainable one the layers of its source.
         score: what to explain; see :func:`onnxcam.export.rewrite_onnx`.
         probability: the same.
 
     Raises:
         NotOnnx, ScoreError, ModelError: see :func:`onnxcam.export.rewrite_onnx`.
     """
+    from .explainable import strip  # which reads .fuse, and that this module
+
     model = load(source)
+    if KEY in model.metadata_props:
+        model = strip(model)
     inline(model)
     names = Names(model.graph)
     model = normalize(model)

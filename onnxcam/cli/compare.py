@@ -84,8 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by-layer",
         action="store_true",
-        help="ask models that are not explainable yet at the last layer of each resolution: where do they "
-        "part?",
+        help="ask models at the last layer of each resolution (explainable files with several layers at "
+        "those): where do they part?",
     )
     parser.add_argument("--judge", metavar="LAYER", help="whose maps verdicts go by (default: the last one)")
     parser.add_argument(
@@ -379,9 +379,8 @@ def _print(
         )
     if by_layer and len(found.pairs) == 1:
         terminal.print(
-            "There is one pair of layers: --by-layer asks models that are not explainable yet, at layers of "
-            "two resolutions or more; others are compared at the layers that they have (`onnxcam rewrite "
-            "--layer`)."
+            "There is one pair of layers: the models have no layers of several resolutions in common, or one "
+            "side is a recording of a single layer."
         )
     for note in found.notes:
         terminal.print(note)

@@ -43,7 +43,8 @@ class Side:
         source: a path (an explainable file, any ONNX file, a recording), ``pkg.module:factory`` of a PyTorch
             model, or a :class:`Recording`.
         layers: to explain; None: those of an explainable file; of another model those that match the other
-            side's, or its best one; ``"stages"``: the last layer of each resolution.
+            side's, or its best one; ``"stages"``: the last layer of each resolution, but of an explainable
+            file with several layers these.
         preprocess: see :class:`onnxcam.Explainer`.
         labels: see there.
         providers: see there.
@@ -227,8 +228,7 @@ def _needs_work(side: Side) -> bool:
 def _opened(side: Side, other: _Known, stack: contextlib.ExitStack) -> tuple[Explainer, Path]:
     """A side, open and explainable, and the file; the stack keeps what is written on the way."""
     explainer = None if _is_factory(side.name) else _explainable(side)
-    asked = _asked(side)
-    if explainer is None or not set(asked or ()) <= set(explainer.layers):
+    if explainer is None or not _answers(side, explainer):
         path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "model.cam.onnx")
         if side.score is None or isinstance(side.score, str):
             usual = other.score if explainer is None else _unusual(explainer.record.score)
@@ -245,6 +245,13 @@ def _opened(side: Side, other: _Known, stack: contextlib.ExitStack) -> tuple[Exp
         fields = {k: v for k, v in dataclasses.asdict(other.preprocess).items() if k not in own}
         explainer = Explainer(side.name, **_how(dataclasses.replace(side, preprocess=fields)))
     return explainer, Path(side.name)
+
+
+def _answers(side: Side, explainer: Explainer) -> bool:
+    """Whether an explainable file explains what the side is asked for."""
+    if side.layers == STAGES:
+        return len(explainer.layers) > 1
+    return set(_asked(side) or ()) <= set(explainer.layers)
 
 
 def _explainable(side: Side) -> Explainer | None:

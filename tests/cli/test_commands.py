@@ -167,6 +167,15 @@ def test_tables_fit_the_terminal(cli, plain_file, demo_file, monkeypatch, column
         assert max(map(len, cli(*words).out.splitlines())) <= columns
 
 
+def test_layers_of_an_explainable_file_are_its_sources(cli, plain_file, demo_file):
+    pytest.importorskip("onnx_ir")
+    ran = cli("layers", demo_file, "--json")
+    assert ran.status == 0, ran.err
+    assert [one["name"] for one in ran.data] == [
+        one["name"] for one in cli("layers", plain_file, "--json").data
+    ]
+
+
 def test_layers_errors(cli, plain_file):
     ran = cli("layers", plain_file, "--score", "nope")
     assert ran.status == 2

@@ -323,10 +323,22 @@ def test_recordings_cannot_be_asked_anew(cli, pair, tmp_path, arguments):
     assert f"{arguments[0]} asks models, and both sides are recordings: leave it out, or record" in ran.err
 
 
-def test_explainable_files_have_no_further_layers(cli, demo_file, pictures, tmp_path):
-    ran = cli("compare", demo_file, demo_file, pictures, "-o", tmp_path / "out", "--no-report", "--by-layer")
-    assert ran.status == 0
-    assert "There is one pair of layers: --by-layer asks models that are not explainable yet" in ran.out
+def test_an_explainable_file_of_one_layer_is_asked_at_each_resolution(cli, demo_file, pictures, tmp_path):
+    pytest.importorskip("onnx_ir")
+    asked = ("compare", demo_file, demo_file, pictures, "--no-report", "--by-layer", "--json")
+    ran = cli(*asked, "-o", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    assert len(ran.data["by_layer"]) >= 3
+    assert ran.data["judged"]["reference"] == ran.data["pairs"][-1]["reference"]
+    assert ran.data["statistics"]["pearson"]["worst"] == pytest.approx(1)
+
+
+def test_recordings_have_no_further_layers(cli, demo_file, pictures, tmp_path):
+    assert cli("record", demo_file, pictures, "-o", tmp_path / "run.npz").status == 0
+    asked = ("compare", tmp_path / "run.npz", tmp_path / "run.npz", "-o", tmp_path / "out", "--no-report")
+    ran = cli(*asked)
+    assert ran.status == 0, ran.err
+    assert "layer, from the input on" not in ran.out
 
 
 def test_what_a_plain_file_is_asked_for(cli, plain_file, pictures, tmp_path):
