@@ -183,7 +183,9 @@ def test_ctrl_c_ends_the_process_soon(demo_file, healthy, tmp_path):
         (healthy / f"{i:03}.png").write_bytes((healthy / "a.png").read_bytes())
     command = ["record", demo_file, healthy, "-o", tmp_path / "run.npz", "--batch", "1", "-m", "rise"]
     command += ["--option", "masks=500"]
-    code = "import sys; from onnxcam.cli import main; sys.exit(main())"
+    # A shell's background jobs, and so their children, are started with Ctrl-C ignored.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from onnxcam.cli import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, command)], stderr=subprocess.PIPE, text=True
     )
