@@ -13,7 +13,7 @@ from .data import Statistic
 
 RESAMPLES = 2000  #: enough for the ends of a 95 % interval: Efron and Tibshirani 1993, section 13
 LEVEL = 0.95  #: of the interval
-_BLOCK = 2**20  #: photos drawn at once, so that memory does not grow with their number
+_BLOCK = 2**16  #: photos drawn at once, so that memory does not grow with their number
 
 
 def statistics(

@@ -15,7 +15,7 @@ from .data import Pair, Row, Verdict
 from .decisions import Said
 from .explanations import Agreements
 
-_CHUNK = 512  #: photos whose scores of all classes are held at once
+_CHUNK = 64  #: photos whose scores of all classes are held at once
 
 
 @dataclass(frozen=True)
