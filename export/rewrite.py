@@ -12,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..contract import KEY, Preprocess, Source, read_record
+from ..digest import sha256
 from ..errors import InputError, ModelError, NoGradientRule, ShapeUnknown, UnknownLayer
 from ..grids import channel_axis, sides
 from ..preprocess import resolve
 from .bfloat16 import in_bfloat16
 from .explainable import add_explanation, strip
-from .from_onnx import inline, input_named, load, normalize, sha256
+from .from_onnx import inline, input_named, load, normalize
 from .fuse import FuseLike, as_specs
 from .gradients.builder import dims_of
 from .gradients.quantized import QUANTIZING, is_real, quantization, readable

@@ -25,10 +25,10 @@ from ..contract import (
     Record,
     Tail,
 )
+from ..digest import sha256
 from ..errors import VerificationError
 from ..tail import rows_of
 from .bfloat16 import twin
-from .from_onnx import sha256
 from .gradients.builder import dims_of
 from .paths import image_input
 from .tails import cut

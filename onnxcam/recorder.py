@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from . import feeds, images, preprocess, recording
 from ._version import __version__
 from .contract import BOX, REGION, Preprocess
+from .digest import sha256
 from .errors import (
     BadRecording,
     ImageError,
@@ -520,7 +521,6 @@ def discard(folder: Path) -> None:
 def sha256_of(path: Path) -> str:
     """Of a file's bytes, in hexadecimal; "" if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import CELLS, PATCHES, WITH_GRADIENTS, Layer, Record
+from .digest import sha256
 from .errors import BadTail, TensorError, nearest
 from .feeds import shape_of
 from .session import Session
@@ -309,8 +309,7 @@ class Tail:
         what = f"What follows the layer {self.layer.name!r} lies in {str(self.path)!r}"
         again = "Keep the files of one `onnxcam rewrite --tail` together, or run it again."
         try:
-            with open(self.path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256(self.path)
         except OSError as e:
             raise BadTail(f"{what}, which cannot be read: {e.strerror or e}. {again}") from e
         if digest != self.record.sha256:

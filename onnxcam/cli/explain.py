@@ -116,12 +116,13 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
 def _about(args: argparse.Namespace, explainer: Any) -> dict[str, Any]:
     """The head of the manifest."""
     from onnxcam import methods
+    from onnxcam.digest import sha256
 
     record, score = explainer.record, explainer.record.score
     return {
         "model": {
             "file": args.model,
-            "sha256": options.sha256(args.model),
+            "sha256": sha256(args.model),
             "source": record.source.name,
             "source_sha256": record.source.sha256,
             "tool_version": record.tool_version,

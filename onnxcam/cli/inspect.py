@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import fused
 from ..contract import BOX, CLASS_INDEX, REFERENCE, REGION, Fused, Score
+from ..digest import sha256
 from . import options
 from .terminal import Terminal, layout_text, shape_text, size_text
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace, terminal: Terminal) -> int:
         kind: [{"name": t.name, "dtype": str(t.dtype), "shape": list(t.shape)} for t in found]
         for kind, found in (("inputs", session.inputs), ("outputs", session.outputs))
     }
-    size, digest = options.model_size(args.model), options.sha256(args.model)
+    size, digest = options.model_size(args.model), sha256(args.model)
     usable = fused.usable(record)
     if args.json:
         about = {"file": args.model, "bytes": size, "sha256": digest, **tensors, "methods": usable}

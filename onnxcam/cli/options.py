@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -389,12 +388,6 @@ def model_size(path: Path | str) -> int:
     """In bytes, with the weights that lie beside the file."""
     data = Path(f"{path}.data")
     return Path(path).stat().st_size + (data.stat().st_size if data.is_file() else 0)
-
-
-def sha256(path: str) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fields_of(path: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from onnxcam import Explainer, contract, demo, doctor
 from onnxcam.cli import main, options
 from onnxcam.cli.terminal import shape_text, size_text
 from onnxcam.contract import read_record
+from onnxcam.digest import sha256
 from onnxcam.doctor import ProviderState
 from onnxcam.errors import InputError, MissingDependency
 from onnxcam.fused import fusable
@@ -208,7 +209,7 @@ def test_inspect_as_json_is_the_record_and_what_is_known_of_the_file(cli, demo_f
     record = json.loads(record_of(demo_file).to_json())
     assert {key: data[key] for key in record} == record
     assert data["bytes"] == demo_file.stat().st_size
-    assert data["sha256"] == options.sha256(str(demo_file))
+    assert data["sha256"] == sha256(demo_file)
     assert data["outputs"][0]["name"] == "logits"
     known = map(onnxcam.methods.get, onnxcam.methods.names())
     assert data["methods"] == [m.name for m in known if not m.inside and "tail" not in m.needs]
