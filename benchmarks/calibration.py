@@ -20,7 +20,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,13 @@ import cv2
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnxruntime import quantization
 from onnxruntime.transformers import float16
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from overhead import machine
-from quantized_files import CAFFE, DATA, photos
+from quantized_files import CAFFE, DATA, photos, quantized
 
 from onnxcam import comparison, demo, images, preprocess
 from onnxcam.comparison import agreement
@@ -87,10 +86,9 @@ def of_demo(folder: Path, second: Path | None) -> Iterator[dict[str, Any]]:
     onnx.save(float16.convert_float_to_float16(onnx.load(plain), keep_io_types=True), half)
     yield line(head, "in half precision", recorded(model, Side(half, preprocess=how), [here]))
 
-    taken = [
-        preprocess.apply(images.load(p), record.preprocess)[0][None] for p in sorted(here.iterdir())[:16]
-    ]
-    whole = quantized(plain, folder / "int8.onnx", taken)
+    some = sorted(here.iterdir())[:16]
+    taken = [{"image": preprocess.apply(images.load(one), record.preprocess)[0][None]} for one in some]
+    whole = quantized(plain, "QDQ per channel", folder / "int8.onnx", taken)
     yield line(head, "quantised, calibrated", recorded(model, Side(whole, preprocess=how), [here]))
     broken = saturated(whole, folder / "broken.onnx")
     yield line(head, "one activation saturated", recorded(model, Side(broken, preprocess=how), [here]))
@@ -154,22 +152,6 @@ def cropped(photo: images.Photo, count: int, seed: int = 0) -> Iterator[images.P
         top, left = (int(rng.integers(n - m + 1)) for n, m in zip(photo.shape, (h, w), strict=False))
         part = photo[top : top + h, left : left + w]
         yield np.ascontiguousarray(part[:, ::-1] if number % 2 else part)
-
-
-def quantized(source: Path, target: Path, feeds: Sequence[np.ndarray[Any, Any]]) -> Path:
-    """The file as ONNX Runtime's static quantiser makes it, calibrated."""
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            name = onnx.load(source).graph.input[0].name
-            self._left = iter([{name: x} for x in feeds])
-
-        def get_next(self) -> Any:
-            return next(self._left, None)
-
-    form = quantization.QuantFormat.QDQ
-    quantization.quantize_static(source, target, Reader(), quant_format=form, per_channel=True)
-    return target
 
 
 def saturated(source: Path, target: Path, by: float = 40.0) -> Path:
