@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from .errors import MetricError, MissingDependency
+from . import extras
+from .errors import MetricError
 from .evaluation import Evaluation, Row
 from .metrics import Metric
 
@@ -19,14 +20,7 @@ def require() -> Any:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise MissingDependency(
-            "Plotting the curves needs 'matplotlib', which is not installed: "
-            '`pip install "onnxcam[metrics]"`.'
-        ) from e
-    return Figure
+    return extras.require("matplotlib.figure", "Plotting the curves", "metrics").Figure
 
 
 def with_curves(metrics: tuple[Metric, ...], rows: tuple[Row, ...]) -> list[Metric]:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import images
+from .. import extras, images
 from ..contract import Preprocess
-from ..errors import ImageError, MissingDependency
+from ..errors import ImageError
 from ..images import Photo
 from ..overlay import colourize
 from ..recording import Maker, Recording
@@ -114,13 +114,7 @@ def require() -> Any:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as e:
-        raise MissingDependency(
-            "The HTML report needs 'jinja2', which is not installed: `pip install \"onnxcam[report]\"`."
-        ) from e
-    return jinja2
+    return extras.require("jinja2", "The HTML report", "report")
 
 
 def html(

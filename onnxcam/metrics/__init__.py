@@ -27,7 +27,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MetricError, MissingDependency, nearest
+from .. import extras
+from ..errors import MetricError, nearest
 from ..kinds import is_finite, is_whole
 from .case import Case, Curve, Truth, truth_of_boxes, truth_of_mask
 
@@ -208,13 +209,7 @@ def require(package: str, metric: str) -> Any:
     Raises:
         MissingDependency: it is not installed.
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as e:
-        raise MissingDependency(
-            f"The metric '{metric}' needs {package.partition('.')[0]!r}, which is not installed: "
-            '`pip install "onnxcam[metrics]"`.'
-        ) from e
+    return extras.require(package, f"The metric '{metric}'", "metrics")
 
 
 def _shares(value: Any) -> bool:
